@@ -1,0 +1,1 @@
+"""The live session as every writer and reader of it agrees it is: names, families, models, limits."""

@@ -1,0 +1,58 @@
+"""How a moment may be written in a live session, and what it means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, tzinfo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Epoch numbers from here on are milliseconds: as seconds this would be the year 5138, as milliseconds it is 1973.
+_FIRST_MILLISECOND = 100_000_000_000
+# Beyond these no call was ever made, and durations and months computed from them would be nonsense.
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
+    """The moment that `value` names, in UTC; raises ValueError if it names none or one outside 1970 to 2200.
+
+    Understood are ISO 8601 text (without an offset it is in `zone`) and epoch seconds or milliseconds, as a number
+    or as text.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = _from_epoch(_number(text))
+        else:
+            # A run of eight digits is a date to ISO 8601 but an epoch to everybody who writes calls.
+            if text.isascii() and text.isdigit():
+                moment = _from_epoch(float(text))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        moment = _from_epoch(value)
+    else:
+        raise ValueError(f"not a time: {type(value).__name__}; write ISO 8601 or epoch seconds or milliseconds")
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time outside the years 1970 to 2200") from None
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError("a time outside the years 1970 to 2200")
+    return moment
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("not a time; write ISO 8601 or epoch seconds or milliseconds") from None
+
+
+def _from_epoch(number: float) -> datetime:
+    if not -_FIRST_MILLISECOND * 1000 < number < _FIRST_MILLISECOND * 1000:
+        raise ValueError("a time outside the years 1970 to 2200")
+    if abs(number) >= _FIRST_MILLISECOND:
+        return _EPOCH + timedelta(milliseconds=number)
+    return _EPOCH + timedelta(seconds=number)

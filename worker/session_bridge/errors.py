@@ -1,0 +1,58 @@
+"""Errors a user of the bridge can meet. Each message says what happened and what to do next."""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """The base of every error of ours.
+
+    `retryable` says, once for each type, whether trying the same thing again may succeed.
+    """
+
+    retryable = False
+
+
+class SettingsError(BridgeError):
+    """A setting, or a combination of settings, that the bridge refuses to run with."""
+
+
+class MissingExtraError(BridgeError):
+    """A command needs packages that this installation left out."""
+
+
+class SchemaError(BridgeError):
+    """The archive's tables are not what this version needs, or are not ours."""
+
+
+class WrongArchiveError(BridgeError):
+    """The sessions in this Redis belong to another archive."""
+
+
+class UnsupportedServerError(BridgeError):
+    """A server that the bridge cannot keep its promises on."""
+
+
+class RedisUnavailableError(BridgeError):
+    """Redis cannot be reached, or answers that it cannot serve now."""
+
+    retryable = True
+
+
+class ArchiveUnavailableError(BridgeError):
+    """PostgreSQL cannot be reached, or its trouble is its own and will pass."""
+
+    retryable = True
+
+
+class DataRefusedError(BridgeError):
+    """PostgreSQL refused what was written, for what it says and not for the server's state."""
+
+
+class TransactionTimeoutError(BridgeError):
+    """A transaction ran into its time limit; counted apart, because one call may be the cause."""
+
+    retryable = True
+
+
+class UnknownCallError(BridgeError):
+    """Neither Redis nor the archive knows this call SID."""
