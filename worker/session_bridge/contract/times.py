@@ -31,7 +31,9 @@ def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         moment = _from_epoch(value)
     else:
-        raise ValueError(f"not a time: {type(value).__name__}; write ISO 8601 or epoch seconds or milliseconds")
+        raise ValueError(  # noqa: TRY004  # to callers every unreadable time is the same trouble
+            f"not a time: {type(value).__name__}; write ISO 8601 or epoch seconds or milliseconds"
+        )
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     try:

@@ -1,0 +1,243 @@
+"""What one event of each family looks like: the JSON object under `<family>:<event_id>`.
+
+The models are typed dictionaries, validated by pydantic in its lax mode: `"12"` is a number where a number is meant,
+for writers in every language have their own idea of JSON. A field that no model names is kept beside the others.
+The names and families are those of the contract; each field is a column of the family's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
+from pydantic_core import SchemaValidator
+from typing_extensions import TypedDict
+
+from session_bridge.contract.fields import Family
+
+_KEEP_UNKNOWN = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+Int = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+BigInt = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Float = Annotated[float, Field(allow_inf_nan=False)]
+# Wide enough for any price; the column is numeric(24, 10).
+Money = Annotated[Decimal, Field(max_digits=24, allow_inf_nan=False, gt=Decimal("-1e14"), lt=Decimal("1e14"))]
+Needed = Annotated[str, StringConstraints(min_length=1)]
+# Told apart and parsed by contract.times: what a moment may be written as is wider than one pydantic type.
+Moment = str | float | int | None
+
+
+class _Event(TypedDict, total=False):
+    timestamp: Moment
+
+
+class Message(_Event, total=False):
+    """One utterance."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    role: Required[Literal["user", "assistant", "system", "tool"]]
+    content: Required[str]
+    node_id: str | None
+    turn_number: Int | None
+    was_interrupted: bool | None
+    speaker: str | None
+    start_ms: Float | None
+    end_ms: Float | None
+    confidence: Float | None
+    audio_url: str | None
+    tokens_used: BigInt | None
+    model: str | None
+
+
+class Transition(_Event, total=False):
+    """One change of the workflow's node."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    from_node_id: str | None
+    from_node_name: str | None
+    to_node_id: Required[Needed]
+    to_node_name: str | None
+    reason: str | None
+    condition: str | None
+    turn_number: Int | None
+
+
+class Metric(_Event, total=False):
+    """One measurement; a latency in milliseconds unless `unit` says otherwise."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    metric_type: Required[Needed]
+    value: Required[Float]
+    unit: str | None
+    processor: str | None
+    model: str | None
+    turn_number: Int | None
+    node_id: str | None
+
+
+class Chunk(TypedDict, total=False):
+    """One piece of knowledge that a retrieval brought, in the order of its rank."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    chunk_id: str | None
+    content: str | None
+    document_id: str | None
+    filename: str | None
+    s3_key: str | None
+    chunk_index: Int | None
+    token_count: Int | None
+    score: Float | None
+
+
+class RagRetrieval(_Event, total=False):
+    """One query of the knowledge base, with the chunks it found."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    query_text: Required[str]
+    query_params: JsonValue
+    search_mode: str | None
+    top_k: Int | None
+    processing_time_ms: Float | None
+    node_id: str | None
+    turn_number: Int | None
+    chunks: list[Chunk] | None
+
+
+class Extraction(_Event, total=False):
+    """One attempt to take variables out of the conversation."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    variables_requested: Required[JsonValue]
+    variables_extracted: Required[JsonValue]
+    success: bool | None
+    confidence: Float | None
+    processing_time_ms: Float | None
+    node_id: str | None
+    turn_number: Int | None
+
+
+class Interruption(_Event, total=False):
+    """The user spoke while the agent did."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    interrupted_at_turn: Required[Int]
+    node_id: str | None
+
+
+class ToolCall(_Event, total=False):
+    """One call of a tool, with what it answered."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    name: Required[Needed]
+    arguments: JsonValue
+    output: JsonValue
+    is_error: bool | None
+    duration_ms: Float | None
+    node_id: str | None
+    turn_number: Int | None
+
+
+class Participant(_Event, total=False):
+    """One party to the call."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    identity: Required[Needed]
+    participant_type: str | None
+    name: str | None
+    user_id: str | None
+    joined_at: Moment
+    left_at: Moment
+    is_muted: bool | None
+    disconnect_reason: str | None
+
+
+class Cost(_Event, total=False):
+    """One charge, or one usage to be charged for."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    service: Required[Needed]
+    amount_cents: Money | None
+    usage: Money | None
+    unit: str | None
+    unit_price_cents: Money | None
+    currency: str | None
+    provider: str | None
+    model: str | None
+
+
+class Recording(_Event, total=False):
+    """One recording of the call, or of a part of it."""
+
+    __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
+
+    recording_sid: str | None
+    recording_url: str | None
+    duration_seconds: Float | None
+    channels: Int | None
+    status: str | None
+    track: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyModel:
+    """How events of one family are checked and which of their fields are what."""
+
+    family: Family
+    validator: SchemaValidator
+    columns: tuple[str, ...]
+    json_columns: frozenset[str] = frozenset()
+    time_columns: frozenset[str] = frozenset()
+    one_of: tuple[str, ...] = ()
+    known: frozenset[str] = field(default=frozenset())
+
+
+def _family(
+    family: Family,
+    model: type[Any],
+    *,
+    json: tuple[str, ...] = (),
+    times: tuple[str, ...] = (),
+    one_of: tuple[str, ...] = (),
+) -> FamilyModel:
+    fields = [*model.__annotations__]
+    columns = tuple(name for name in fields if name not in ("timestamp", "chunks"))
+    validator = TypeAdapter(model).validator
+    if not isinstance(validator, SchemaValidator):
+        raise TypeError(f"{family}: pydantic's plugins cannot be used here; unset PYDANTIC_DISABLE_PLUGINS' opposite")
+    return FamilyModel(
+        family, validator, columns, frozenset(json), frozenset(times), one_of, frozenset((*fields, "timestamp"))
+    )
+
+
+MODELS: Mapping[str, FamilyModel] = {
+    model.family.value: model
+    for model in (
+        _family(Family.MESSAGE, Message),
+        _family(Family.TRANSITION, Transition),
+        _family(Family.METRIC, Metric),
+        _family(Family.RAG, RagRetrieval, json=("query_params",)),
+        _family(Family.EXTRACTION, Extraction, json=("variables_requested", "variables_extracted")),
+        _family(Family.INTERRUPTION, Interruption),
+        _family(Family.TOOL, ToolCall, json=("arguments", "output")),
+        _family(Family.PARTICIPANT, Participant, times=("joined_at", "left_at")),
+        _family(Family.COST, Cost, one_of=("amount_cents", "usage")),
+        _family(Family.RECORDING, Recording, one_of=("recording_sid", "recording_url")),
+    )
+}
+"""By family name."""
+
+CHUNK_COLUMNS = tuple(name for name in Chunk.__annotations__ if name != "content")
+CHUNK_KNOWN = frozenset(Chunk.__annotations__)

@@ -1,0 +1,1 @@
+"""The Redis side of the worker: claim, read, hold, release, scan."""

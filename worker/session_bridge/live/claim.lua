@@ -1,0 +1,23 @@
+-- Takes due members of a queue under a lease, by Redis's own clock.
+-- KEYS: the queue, the in-hand hash.  ARGV: how many at most, the lease in milliseconds.
+-- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each
+-- member taken its call SID and how often it has been claimed without an outcome, this claim included.
+--
+-- A request's score is a whole millisecond; a lease's has a fraction, so that no request can be taken for a lease.
+local time = redis.call('TIME')
+local seconds, micros = tonumber(time[1]), tonumber(time[2])
+local now = seconds * 1000 + math.floor(micros / 1000)
+local lease = string.format('%.0f.%03d', now + tonumber(ARGV[2]), 1 + micros % 999)
+
+local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+local reply = {lease, ''}
+for _, sid in ipairs(taken) do
+  redis.call('ZADD', KEYS[1], lease, sid)
+  reply[#reply + 1] = sid
+  reply[#reply + 1] = redis.call('HINCRBY', KEYS[2], sid, 1)
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[2] then
+  reply[2] = string.format('%.0f', math.max(0, math.ceil(tonumber(first[2]) - now)))
+end
+return reply

@@ -1,0 +1,333 @@
+"""Live sessions under drain: claimed, read, and let go."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from session_bridge.contract.keys import Keys
+from session_bridge.errors import RedisUnavailableError
+from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
+
+_CLAIM = Script.load("claim")
+_RENEW = Script.load("renew")
+_RELEASE = Script.load("release")
+_RELEASE_FIELDS = Script.load("release_fields")
+_SETTLE = Script.load("settle")
+
+# A session up to this size is read and compared in one piece; above it, field by field in pieces of this size.
+WHOLE_BYTES = 1 << 20
+_FIELDS_AT_ONCE = 1000
+
+
+class Queue(StrEnum):
+    """What a claim is for."""
+
+    READY = "ready"
+    CHECKPOINTS = "checkpoints"
+
+
+@dataclass(slots=True)
+class Claim:
+    """One call SID in this worker's hands.
+
+    `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included.
+    """
+
+    call_sid: str
+    queue: Queue
+    score: bytes
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one look at a queue brought, and the seconds until its next member falls due."""
+
+    taken: list[Claim]
+    next_due: float | None
+
+
+class Release(StrEnum):
+    """What became of a claim when its session was to be let go."""
+
+    RELEASED = "released"
+    """Nothing of what was read is in Redis any more, and the request is removed."""
+    LEFT = "left"
+    """Something was written since it was read; that is kept and due again."""
+    WITHDRAWN = "withdrawn"
+    """The request was taken back: nothing was released, the drain was a checkpoint."""
+    REQUESTED = "requested"
+    """A newer request stands in its place: nothing was released, that request will."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A live session as it was read.
+
+    `fields` holds every field but those larger than the limit, whose sizes in bytes are in `oversize`. `wrong_type`
+    names what the key holds if that is not a hash.
+    """
+
+    claim: Claim
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+    oversize: dict[bytes, int] = field(default_factory=dict)
+    wrong_type: str | None = None
+    whole: bool = True
+    oversize_digests: dict[bytes, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing under the key."""
+        return not self.fields and not self.oversize and self.wrong_type is None
+
+
+@asynccontextmanager
+async def redis_errors() -> AsyncIterator[None]:
+    """Turn what the driver raises when Redis cannot serve into RedisUnavailableError, the cause kept."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError, asyncio.IncompleteReadError) as error:
+        raise RedisUnavailableError(
+            f"Redis does not answer ({_first_line(error)}); check REDIS_URL and the server, the worker goes on trying"
+        ) from error
+    except ResponseError as error:
+        if str(error).startswith(("LOADING", "READONLY", "OOM", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MISCONF")):
+            raise RedisUnavailableError(f"Redis cannot serve now: {_first_line(error)}") from error
+        raise
+
+
+class LiveSessions:
+    """The Redis side of a drain. Every method raises RedisUnavailableError when Redis cannot serve."""
+
+    def __init__(self, redis: Redis, keys: Keys, *, max_field_bytes: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._max_field_bytes = max_field_bytes
+
+    async def claim(self, queue: Queue, limit: int, lease_seconds: float) -> Claims:
+        """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`."""
+        async with redis_errors():
+            reply = await run_one(
+                self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], [limit, int(lease_seconds * 1000)]
+            )
+        score, next_due, *members = cast("list[bytes]", reply)
+        taken = [
+            Claim(sid.decode("utf-8", "surrogateescape"), queue, score, int(times))
+            for sid, times in zip(members[::2], members[1::2], strict=True)
+        ]
+        return Claims(taken, int(next_due) / 1000 if next_due else None)
+
+    async def renew(self, claims: Sequence[Claim], lease_seconds: float) -> None:
+        """Prolong the leases that are still ours; the others keep a score that will match nothing."""
+        by_queue: dict[Queue, list[Claim]] = {}
+        for claim in claims:
+            by_queue.setdefault(claim.queue, []).append(claim)
+        for queue, held in by_queue.items():
+            arguments: list[Argument] = [int(lease_seconds * 1000)]
+            for claim in held:
+                arguments += (self._sid(claim), claim.score)
+            async with redis_errors():
+                reply = await run_one(self._redis, _RENEW, [self._queue(queue)], arguments)
+            score, *ours = cast("list[bytes | int]", reply)
+            for claim, is_ours in zip(held, ours, strict=True):
+                if is_ours:
+                    claim.score = cast("bytes", score)
+
+    async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
+        """Read the claimed sessions; one that waits to be drained is first put on hold, so that no TTL eats it."""
+        async with redis_errors():
+            sizes = self._redis.pipeline(transaction=False)
+            for claim in claims:
+                key = self._key(claim)
+                if claim.queue is Queue.READY:
+                    sizes.persist(key)
+                sizes.memory_usage(key, samples=0)
+            replies = iter(await sizes.execute(raise_on_error=False))
+            snapshots = [Snapshot(claim) for claim in claims]
+            small: list[Snapshot] = []
+            large: list[Snapshot] = []
+            for snapshot in snapshots:
+                if snapshot.claim.queue is Queue.READY:
+                    next(replies)
+                size = next(replies)
+                if isinstance(size, RedisError):
+                    raise size
+                if size is not None:
+                    (small if size <= WHOLE_BYTES else large).append(snapshot)
+            if small:
+                await self._read_whole(small)
+            for snapshot in large:
+                await self._read_pieces(snapshot)
+        return snapshots
+
+    async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        for snapshot in snapshots:
+            pipeline.hgetall(self._key(snapshot.claim))
+        for snapshot, reply in zip(snapshots, await pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(reply, RedisError):
+                await self._note_wrong_type(snapshot, reply)
+                continue
+            snapshot.fields = reply
+            for name, value in list(reply.items()):
+                if len(value) > self._max_field_bytes:
+                    snapshot.oversize[name] = len(value)
+                    snapshot.whole = False
+                    del snapshot.fields[name]
+
+    async def _read_pieces(self, snapshot: Snapshot) -> None:
+        key = self._key(snapshot.claim)
+        snapshot.whole = False
+        try:
+            names = cast("list[bytes]", await self._redis.execute_command("HKEYS", key))
+        except ResponseError as error:
+            await self._note_wrong_type(snapshot, error)
+            return
+        for start in range(0, len(names), _FIELDS_AT_ONCE):
+            piece = names[start : start + _FIELDS_AT_ONCE]
+            pipeline = self._redis.pipeline(transaction=False)
+            for name in piece:
+                pipeline.hstrlen(key, cast("str", name))
+            lengths = await pipeline.execute()
+            fitting = []
+            for name, length in zip(piece, lengths, strict=True):
+                if length > self._max_field_bytes:
+                    snapshot.oversize[name] = length
+                else:
+                    fitting.append((name, length))
+            for group in _groups(fitting):
+                values = cast("list[bytes | None]", await self._redis.execute_command("HMGET", key, *group))
+                snapshot.fields.update(
+                    (name, value) for name, value in zip(group, values, strict=True) if value is not None
+                )
+
+    async def _note_wrong_type(self, snapshot: Snapshot, error: RedisError) -> None:
+        if not str(error).startswith("WRONGTYPE"):
+            raise error
+        snapshot.wrong_type = (await self._redis.type(self._key(snapshot.claim))).decode()
+
+    async def oversize_field(self, snapshot: Snapshot, name: bytes) -> bytes:
+        """The value of one field larger than the limit, as it is now; what is returned is what will be compared."""
+        async with redis_errors():
+            value = (
+                cast("bytes | None", await self._redis.execute_command("HGET", self._key(snapshot.claim), name)) or b""
+            )
+        snapshot.oversize_digests[name] = hashlib.sha1(value, usedforsecurity=False).hexdigest()
+        return value
+
+    async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:
+        """Let go what was read and is now in the archive; what was written meanwhile stays, and is due again."""
+        outcomes: dict[str, Release] = {}
+        slow = [snapshot for snapshot in snapshots if not snapshot.whole]
+        whole = [snapshot for snapshot in snapshots if snapshot.whole]
+        if whole:
+            separator = os.urandom(16)
+            calls = []
+            for snapshot in whole:
+                sid = self._sid(snapshot.claim)
+                read = separator.join(chain.from_iterable(snapshot.fields.items()))
+                keys = [self._key(snapshot.claim), self._keys.ready, self._keys.in_hand, self._keys.attempts]
+                calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
+            async with redis_errors():
+                replies = await run(self._redis, calls)
+                for snapshot, reply in zip(whole, replies, strict=True):
+                    word = _word(reply)
+                    if word == "changed":
+                        slow.append(snapshot)
+                    else:
+                        outcomes[snapshot.claim.call_sid] = Release(word)
+        for snapshot in slow:
+            outcomes[snapshot.claim.call_sid] = await self._release_fields(snapshot)
+        return [outcomes[snapshot.claim.call_sid] for snapshot in snapshots]
+
+    async def _release_fields(self, snapshot: Snapshot) -> Release:
+        claim = snapshot.claim
+        keys = [self._key(claim), self._keys.ready]
+        for piece in _pieces(snapshot):
+            async with redis_errors():
+                word = _word(await run_one(self._redis, _RELEASE_FIELDS, keys, [self._sid(claim), claim.score, *piece]))
+            if word != "released":
+                return Release(word)
+        # What is left was written within the last moments: a second's pause lets a burst of it arrive together.
+        word = await self.settle(claim, "empty", delay_seconds=1)
+        return Release.RELEASED if word == "settled" else Release(word)
+
+    async def settle(self, claim: Claim, how: str, *, delay_seconds: float = 0) -> str:
+        """End a claim as `settle.lua` describes, and return its word for what happened."""
+        keys = [self._key(claim), self._queue(claim.queue), self._keys.in_hand, self._keys.attempts]
+        arguments: list[Argument] = [self._sid(claim), claim.score, int(delay_seconds * 1000), how]
+        async with redis_errors():
+            return _word(await run_one(self._redis, _SETTLE, keys, arguments))
+
+    async def count_attempt(self, call_sid: str) -> int:
+        """Count one drain that failed by its data, and return how many there were."""
+        async with redis_errors():
+            return int(await self._redis.execute_command("HINCRBY", self._keys.attempts, call_sid, 1))
+
+    async def forget_attempts(self, call_sid: str) -> None:
+        """Begin the count of attempts anew."""
+        async with redis_errors():
+            await self._redis.execute_command("HDEL", self._keys.attempts, call_sid)
+            await self._redis.execute_command("HDEL", self._keys.in_hand, call_sid)
+
+    def _key(self, claim: Claim) -> str:
+        # surrogateescape, as in claim(): a SID that is not UTF-8 must still lead back to its own key.
+        return cast("str", self._keys.session(claim.call_sid).encode("utf-8", "surrogateescape"))
+
+    def _sid(self, claim: Claim) -> bytes:
+        return claim.call_sid.encode("utf-8", "surrogateescape")
+
+    def _queue(self, queue: Queue) -> str:
+        return self._keys.ready if queue is Queue.READY else self._keys.checkpoints
+
+
+def _groups(fields: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
+    """Names in groups whose values together stay near WHOLE_BYTES."""
+    group: list[bytes] = []
+    total = 0
+    for name, length in fields:
+        if group and total + length > WHOLE_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += length
+    if group:
+        yield group
+
+
+def _pieces(snapshot: Snapshot) -> Iterator[list[Argument]]:
+    """The fields to be let go as arguments of release_fields.lua, in pieces that hold Redis only briefly."""
+    piece: list[Argument] = []
+    total = 0
+    for name, value in snapshot.fields.items():
+        piece += (name, b"=", value)
+        total += len(value)
+        if total > WHOLE_BYTES or len(piece) >= 3 * _FIELDS_AT_ONCE:
+            yield piece
+            piece, total = [], 0
+    for name, digest in snapshot.oversize_digests.items():
+        piece += (name, b"#", digest)
+    yield piece
+
+
+def _word(reply: Reply | RedisError) -> str:
+    if isinstance(reply, RedisError):
+        raise reply
+    return cast("bytes", reply).decode()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

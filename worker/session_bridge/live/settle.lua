@@ -1,0 +1,30 @@
+-- Ends a claim: removes the request if nothing of the session is left, else makes it due again.
+-- KEYS: the live session, the queue, the in-hand hash, the attempts hash.
+-- ARGV: call SID, the claim's score, milliseconds until it is due again if something is left, and one of
+--   'empty'  remove the request only if the live session is gone,
+--   'done'   remove it whatever is left (a checkpoint),
+--   'later'  keep it, due again after the delay,
+--   'given'  like 'later', and this claim does not count as one without an outcome.
+-- Returns 'settled', 'left' (something is left and due again), 'withdrawn' or 'requested'.
+local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
+local how = ARGV[4]
+if how ~= 'later' then
+  redis.call('HDEL', KEYS[3], ARGV[1])
+end
+if not score then
+  return 'withdrawn'
+end
+if tonumber(score) ~= tonumber(ARGV[2]) then
+  return 'requested'
+end
+if how == 'done' or (how == 'empty' and redis.call('EXISTS', KEYS[1]) == 0) then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  if how == 'empty' then
+    redis.call('HDEL', KEYS[4], ARGV[1])
+  end
+  return 'settled'
+end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZADD', KEYS[2], string.format('%.0f', now + tonumber(ARGV[3])), ARGV[1])
+return 'left'
