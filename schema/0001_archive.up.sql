@@ -66,7 +66,6 @@ CREATE TABLE call_sessions (
     started_at                  timestamptz,
     answered_at                 timestamptz,
     ended_at                    timestamptz,
-    ended_at_inferred           boolean NOT NULL,
     last_activity_at            timestamptz,
     recording_enabled           boolean,
     recording_sid               text,
@@ -90,6 +89,7 @@ CREATE TABLE call_sessions (
     objections_encountered      jsonb,
     metadata                    jsonb,
     extra                       jsonb,
+    inferred                    jsonb,
     duration_seconds            double precision,
     total_turns                 integer NOT NULL,
     total_messages              integer NOT NULL,
@@ -432,7 +432,9 @@ CREATE INDEX dead_sessions_call_sid ON dead_sessions (call_sid);
 -- The least session id a call of this moment or later can have: `session_id >= session_id_floor('2026-11-01')`.
 CREATE FUNCTION session_id_floor(moment timestamptz) RETURNS uuid
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN (lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid;
+    RETURN (lpad(to_hex(
+        least(greatest(floor(extract(epoch FROM moment) * 1000), 0), 281474976710655)::bigint
+    ), 12, '0') || '00000000000000000000')::uuid;
 
 -- The month, in UTC, of a session id.
 CREATE FUNCTION session_month(session_id uuid) RETURNS date

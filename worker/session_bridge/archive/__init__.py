@@ -1,0 +1,1 @@
+"""The PostgreSQL side of the worker: pool, writer, migrations, partitions."""

@@ -1,0 +1,114 @@
+"""The book of call SIDs: which record a SID means, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+from uuid import UUID
+
+from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
+from session_bridge.archive.sql import QUERIES
+from session_bridge.contract.ids import uuid7
+from session_bridge.contract.times import parse_time
+
+_EARLIEST = timedelta(days=35)
+_LATEST = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a call SID, as the book has it."""
+
+    call_sid: str
+    generation: int
+    session_id: str
+    tenant_id: str | None
+    state: str
+    drains: int
+    started_at: datetime | None
+    ended_at: datetime | None
+    first_seen_at: datetime
+    archived_at: datetime | None
+
+
+async def look_up(connections: ArchiveConnections, call_sids: Sequence[str]) -> dict[str, list[Record]]:
+    """The records of each call SID that has any, the latest first."""
+    async with connections.transaction() as connection:
+        rows = await fetch(connection, "look_up", call_sids=list(call_sids))
+    book: dict[str, list[Record]] = {}
+    for call_sid, generation, session_id, *rest in rows:
+        book.setdefault(call_sid, []).append(Record(call_sid, generation, str(session_id), *rest))
+    return book
+
+
+def new_session_id(started_at: datetime | None, seen_at: datetime) -> str:
+    """A session id whose time is the call's start, or when it was first seen if the start cannot be believed."""
+    if started_at is None or not seen_at - _EARLIEST <= started_at <= seen_at + _LATEST:
+        started_at = seen_at
+    return str(uuid7(started_at))
+
+
+def session_time(session_id: str) -> datetime:
+    """The moment that a session id carries."""
+    return parse_time(UUID(session_id).int >> 80)
+
+
+@dataclass(slots=True)
+class Drained:
+    """What the book is told about one drained call; `expected_drains` is None for a record it does not have yet."""
+
+    call_sid: str
+    generation: int
+    session_id: str
+    tenant_id: str | None
+    state: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_activity_at: datetime | None
+    at: datetime
+    expected_drains: int | None
+
+
+async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str]:
+    """Lock these calls in the book and count a drain of each; returns the SIDs that may be written.
+
+    A SID is left out if another drain of it was committed, or it was entered, since it was looked up: what was read
+    of it may be older than what is archived, and has to be read again. All statements go out in one round trip.
+    """
+    new = [entry for entry in drained if entry.expected_drains is None]
+    known = [entry for entry in drained if entry.expected_drains is not None]
+    allowed: set[str] = set()
+    async with connection.pipeline():
+        cursors = []
+        if new:
+            cursors.append(await connection.execute(QUERIES["enter_drained"], _columns(new)))
+        if known:
+            columns = _columns(known) | {"drains": [entry.expected_drains for entry in known]}
+            await connection.execute(QUERIES["lock"], columns)
+            cursors.append(await connection.execute(QUERIES["advance"], columns))
+        for cursor in cursors:
+            allowed.update([cast("str", row[0]) for row in await cursor.fetchall()])
+    return allowed
+
+
+async def not_released(connections: ArchiveConnections, call_sids: Sequence[str]) -> None:
+    """Note that these calls, archived as ended, live on: their requests were taken back."""
+    async with connections.transaction() as connection:
+        await run(connection, "not_released", call_sids=list(call_sids))
+
+
+def _columns(drained: Sequence[Drained]) -> dict[str, list[object]]:
+    names = (
+        "call_sid",
+        "generation",
+        "session_id",
+        "tenant_id",
+        "state",
+        "started_at",
+        "ended_at",
+        "last_activity_at",
+        "at",
+    )
+    return {name: [getattr(entry, name) for entry in drained] for name in names}

@@ -1,0 +1,170 @@
+"""Connections to the archive, and the one place where the driver's errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self, TypeAlias, cast
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from session_bridge.archive.migrations import require_current
+from session_bridge.archive.sql import QUERIES
+from session_bridge.errors import ArchiveUnavailableError, BridgeError, DataRefusedError, TransactionTimeoutError
+
+Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
+
+_TRANSACTION_TIMEOUT_SINCE = 170000
+_POOL_SECONDS = 10.0
+# A server that died without a word is noticed by these, not by TCP's own quarter of an hour.
+_SOCKET_OPTIONS: dict[str, int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class ArchiveConnections:
+    """A pool of connections to one archive.
+
+    `transaction_seconds` limits each transaction on the server and, with some patience more, here: a network that
+    swallows everything must not hold a drain for ever.
+    """
+
+    def __init__(self, database_url: str, *, schema: str, size: int, transaction_seconds: float) -> None:
+        given = conninfo_to_dict(database_url)
+        options = {name: value for name, value in _SOCKET_OPTIONS.items() if name not in given}
+        options.setdefault("application_name", "session-bridge")  # type: ignore[arg-type]  # conninfo takes text too
+        if "application_name" in given:
+            options.pop("application_name")
+        self._seconds = transaction_seconds
+        self._schema = schema
+        self._pool = AsyncConnectionPool[Connection](
+            make_conninfo(database_url, **options),
+            min_size=0,
+            max_size=size,
+            open=False,
+            timeout=_POOL_SECONDS,
+            reconnect_timeout=0,
+            # Older PgBouncers lose prepared statements between transactions.
+            kwargs={"autocommit": True, "prepare_threshold": None},
+        )
+        self._begin: bytes | None = None
+
+    async def open(self) -> Self:
+        """Make the pool ready; connections are made when they are needed."""
+        await self._pool.open()
+        return self
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close(timeout=2)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def require_current(self) -> None:
+        """Raise SchemaError if the archive's tables are not those of this version."""
+        with archive_errors():
+            async with self._pool.connection() as connection:
+                await require_current(connection, self._schema)
+
+    async def identity(self) -> str:
+        """The identity of this archive, a UUID as text."""
+        async with self.transaction() as connection:
+            [[identity]] = await fetch(connection, "archive_identity")
+            return cast("str", identity)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction on a connection of the pool, in the archive's schema, committed at the end.
+
+        Raises DataRefusedError, TransactionTimeoutError or ArchiveUnavailableError in place of the driver's errors.
+        """
+        with archive_errors():
+            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
+                await connection.execute(self._begin or self._begin_statement(connection))
+                try:
+                    yield connection
+                except BaseException:
+                    if not connection.closed:
+                        await connection.rollback()
+                    raise
+                await connection.execute(b"COMMIT")
+
+    def _begin_statement(self, connection: Connection) -> bytes:
+        """`BEGIN` with this archive's schema and limits: one round trip, and nothing a PgBouncer would mix up."""
+        milliseconds = int(self._seconds * 1000)
+        limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
+        if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+            limits.append("transaction_timeout")
+        statement = sql.SQL("; ").join(
+            [
+                sql.SQL("BEGIN"),
+                sql.SQL("SET LOCAL search_path = {}, pg_catalog").format(sql.Identifier(self._schema)),
+                sql.SQL("SET LOCAL timezone = 'UTC'"),
+                *[sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(limit), milliseconds) for limit in limits],
+            ]
+        )
+        self._begin = statement.as_bytes(connection)
+        return self._begin
+
+
+async def fetch(connection: Connection, name: str, **parameters: object) -> list[tuple[Any, ...]]:
+    """The rows of the named query."""
+    return await (await connection.execute(QUERIES[name], parameters or None)).fetchall()
+
+
+async def run(connection: Connection, name: str, **parameters: object) -> int:
+    """Run the named statement and return how many rows it touched."""
+    return (await connection.execute(QUERIES[name], parameters or None)).rowcount
+
+
+@contextmanager
+def archive_errors() -> Iterator[None]:
+    """Turn the driver's errors into ours, the cause kept: the data's fault, a time limit, or the server's trouble."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except psycopg.Error as error:
+        raise _ours(error) from error
+    except UnicodeEncodeError as error:
+        raise DataRefusedError("a text cannot be encoded in UTF-8") from error
+    except (PoolTimeout, PoolClosed, TimeoutError, OSError) as error:
+        raise ArchiveUnavailableError(
+            f"PostgreSQL does not answer ({_first_line(error)}); check DATABASE_URL and the server"
+        ) from error
+
+
+def _ours(error: psycopg.Error) -> BridgeError:
+    """Which of our errors this is.
+
+    Classes 22, 23 and 54 of SQLSTATE are the data's, but for a partition that a row does not fit: that one is made
+    anew by trying again. 57014, 25P03 and 25P04 are our own time limits. All the rest is the server's.
+    (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+    """
+    state, message = error.sqlstate, _first_line(error)
+    if state is None:
+        if isinstance(error, psycopg.DataError):
+            return DataRefusedError(message)
+        return ArchiveUnavailableError(f"PostgreSQL does not answer ({message}); check DATABASE_URL and the server")
+    if state in ("57014", "25P03", "25P04"):
+        return TransactionTimeoutError(f"a transaction took longer than half a lease allows ({message})")
+    if state[:2] in ("22", "23", "54") and not (state == "23514" and error.diag.constraint_name is None):
+        # The message may quote the value; what it says of it is in `detail`, which stays in the cause.
+        return DataRefusedError(f"PostgreSQL refused the data: {state} {message}")
+    return ArchiveUnavailableError(f"PostgreSQL cannot serve now: {state} {message}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,111 @@
+"""Dead sessions: kept raw, shown, and given back on command."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from session_bridge.archive.connection import ArchiveConnections, fetch, run
+from session_bridge.archive.sql import QUERIES
+from session_bridge.archive.writer import FetchField
+
+_FIELDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DeadSession:
+    """A session that could not be archived."""
+
+    id: int
+    call_sid: str
+    tenant_id: str | None
+    reason: str
+    error: str
+    attempts: int
+    fields: int
+    size_bytes: int
+    died_at: datetime
+    retried_at: datetime | None
+
+
+async def bury(
+    connections: ArchiveConnections,
+    *,
+    call_sid: str,
+    session_id: str,
+    generation: int,
+    tenant_id: str | None,
+    reason: str,
+    error: str,
+    attempts: int,
+    fields: Mapping[bytes, bytes],
+    oversize: Mapping[bytes, int],
+    fetch_field: FetchField,
+    at: datetime,
+) -> int:
+    """Keep every field of a session raw, note in the book that it is dead, and return the dead session's id."""
+    async with connections.transaction() as connection:
+        [[dead_id]] = await fetch(
+            connection,
+            "enter_dead",
+            call_sid=call_sid,
+            session_id=session_id,
+            tenant_id=tenant_id,
+            reason=reason,
+            error=error,
+            attempts=attempts,
+            fields=len(fields) + len(oversize),
+            size_bytes=sum(map(len, fields.values())) + sum(oversize.values()),
+        )
+        names = list(fields)
+        for start in range(0, len(names), _FIELDS_AT_ONCE):
+            piece = names[start : start + _FIELDS_AT_ONCE]
+            await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, fields[name]) for name in piece]))
+        for name in oversize:
+            raw = await fetch_field(call_sid, name)
+            await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, raw)]))
+        await run(
+            connection,
+            "mark_dead",
+            call_sid=call_sid,
+            generation=generation,
+            session_id=session_id,
+            tenant_id=tenant_id,
+            at=at,
+        )
+    return int(dead_id)
+
+
+def _columns(dead_id: int, fields: Sequence[tuple[bytes, bytes]]) -> dict[str, object]:
+    return {
+        "dead_id": dead_id,
+        "digest": [hashlib.sha256(name).digest() for name, _ in fields],
+        "field_raw": [name for name, _ in fields],
+        "raw": [raw for _, raw in fields],
+    }
+
+
+async def list_dead(
+    connections: ArchiveConnections, *, call_sid: str | None = None, retried: bool = False, limit: int = 100
+) -> list[DeadSession]:
+    """Dead sessions, the latest first; with `retried`, also those that were given back."""
+    async with connections.transaction() as connection:
+        rows = await fetch(connection, "list_dead", call_sid=call_sid, all=retried, limit=limit)
+    return [DeadSession(*row) for row in rows]
+
+
+async def dead_fields(connections: ArchiveConnections, dead_id: int) -> AsyncIterator[tuple[bytes, bytes]]:
+    """The fields of a dead session, raw, one after the other."""
+    async with connections.transaction() as connection, connection.cursor("dead_fields") as cursor:
+        await cursor.execute(QUERIES["dead_fields"], {"id": dead_id})
+        async for name, raw in cursor:
+            yield bytes(name), bytes(raw)
+
+
+async def mark_retried(connections: ArchiveConnections, dead: DeadSession) -> None:
+    """Note that a dead session was given back to Redis."""
+    async with connections.transaction() as connection:
+        await run(connection, "dead_retried", id=dead.id)
+        await run(connection, "revive", call_sid=dead.call_sid)

@@ -1,0 +1,211 @@
+-- name: look_up
+-- Every record that these call SIDs ever had, the latest of each first.
+SELECT call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, first_seen_at, archived_at
+FROM call_sids
+WHERE call_sid = ANY(%(call_sids)s)
+ORDER BY call_sid, generation DESC;
+
+-- name: enter_drained
+-- Enter call SIDs that the book does not know, as drained; those entered by somebody else meanwhile are left out.
+INSERT INTO call_sids (
+    call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, last_activity_at,
+    first_seen_at, last_seen_at, last_change_at, checkpointed_at, archived_at)
+SELECT
+    call_sid, generation, session_id, tenant_id, state, 1, started_at, ended_at, last_activity_at,
+    at, at, at, CASE state WHEN 'checkpointed' THEN at END, CASE state WHEN 'checkpointed' THEN NULL ELSE at END
+FROM unnest(
+    %(call_sid)s::text[], %(generation)s::int[], %(session_id)s::uuid[], %(tenant_id)s::text[], %(state)s::text[],
+    %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
+    %(at)s::timestamptz[])
+    AS entered (call_sid, generation, session_id, tenant_id, state, started_at, ended_at, last_activity_at, at)
+ORDER BY call_sid, generation
+ON CONFLICT (call_sid, generation) DO NOTHING
+RETURNING call_sid;
+
+-- name: lock
+-- Lock the book's rows of these calls, in one order everywhere, so that two workers never wait for each other.
+SELECT FROM call_sids
+WHERE (call_sid, generation) IN (SELECT * FROM unnest(%(call_sid)s::text[], %(generation)s::int[]))
+ORDER BY call_sid, generation
+FOR UPDATE;
+
+-- name: advance
+-- Count one more drain of these calls, where none has been committed since they were looked up.
+UPDATE call_sids AS book SET
+    drains = book.drains + 1,
+    tenant_id = coalesce(book.tenant_id, drained.tenant_id),
+    state = drained.state,
+    started_at = coalesce(drained.started_at, book.started_at),
+    ended_at = drained.ended_at,
+    last_activity_at = drained.last_activity_at,
+    last_seen_at = greatest(book.last_seen_at, drained.at),
+    checkpointed_at = CASE drained.state WHEN 'checkpointed' THEN drained.at ELSE book.checkpointed_at END,
+    archived_at = CASE drained.state WHEN 'checkpointed' THEN book.archived_at ELSE drained.at END
+FROM unnest(
+    %(call_sid)s::text[], %(generation)s::int[], %(drains)s::int[], %(tenant_id)s::text[], %(state)s::text[],
+    %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
+    %(at)s::timestamptz[])
+    AS drained (call_sid, generation, drains, tenant_id, state, started_at, ended_at, last_activity_at, at)
+WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation AND book.drains = drained.drains
+RETURNING book.call_sid;
+
+-- name: not_released
+-- A call that was archived as ended, but whose request was taken back before the release: it lives on.
+UPDATE call_sids SET state = 'checkpointed', checkpointed_at = archived_at
+WHERE call_sid = ANY(%(call_sids)s) AND state = 'archived'
+    AND generation = (SELECT max(generation) FROM call_sids AS later WHERE later.call_sid = call_sids.call_sid);
+
+-- name: missing_contents
+-- Which of these chunk texts are not kept yet.
+SELECT wanted.month, wanted.tenant_id, wanted.content_hash
+FROM unnest(%(month)s::date[], %(tenant_id)s::text[], %(content_hash)s::bytea[])
+    AS wanted (month, tenant_id, content_hash)
+WHERE NOT EXISTS (
+    SELECT FROM rag_chunk_contents AS kept
+    WHERE kept.month = wanted.month AND kept.tenant_id = wanted.tenant_id AND kept.content_hash = wanted.content_hash);
+
+-- name: keep_contents
+-- Keep chunk texts, in one order everywhere, for two workers may bring the same ones.
+INSERT INTO rag_chunk_contents (month, tenant_id, content_hash, content)
+SELECT * FROM unnest(%(month)s::date[], %(tenant_id)s::text[], %(content_hash)s::bytea[], %(content)s::text[])
+ORDER BY 1, 2, 3
+ON CONFLICT DO NOTHING;
+
+-- name: drop_history
+-- The older form of the transcript gives way to message events.
+DELETE FROM call_messages WHERE session_id = ANY(%(session_ids)s) AND event_id LIKE 'history:%%';
+
+-- name: keep_rejects
+-- Keep what could not be understood; a second drain that meets it again keeps it once.
+INSERT INTO call_session_rejects (
+    session_id, digest, call_sid, tenant_id, field, reason, error, size_bytes, field_raw, raw)
+SELECT * FROM unnest(
+    %(session_id)s::uuid[], %(digest)s::bytea[], %(call_sid)s::text[], %(tenant_id)s::text[], %(field)s::text[],
+    %(reason)s::text[], %(error)s::text[], %(size_bytes)s::bigint[], %(field_raw)s::bytea[], %(raw)s::bytea[])
+ON CONFLICT DO NOTHING;
+
+-- name: archived_rejects
+-- What is kept already of what could not be understood, and whether it is archived in a cleaned form.
+SELECT session_id, digest, reason = 'cleaned' AS cleaned
+FROM call_session_rejects WHERE session_id = ANY(%(session_ids)s);
+
+-- name: archived_sessions
+-- Calls as they are archived.
+SELECT * FROM call_sessions WHERE id = ANY(%(session_ids)s);
+
+-- name: archived_transcripts
+-- What a second reading of transcript_history is joined to.
+SELECT session_id, transcript_history::text FROM call_transcripts
+WHERE session_id = ANY(%(session_ids)s) AND transcript_history IS NOT NULL;
+
+-- name: archived_analyses
+-- The analyses of these calls.
+SELECT session_id, data::text FROM call_analysis WHERE session_id = ANY(%(session_ids)s);
+
+-- name: archived_chunks
+-- The retrieved chunks of these calls, with their text.
+SELECT * FROM call_rag_chunk_texts WHERE session_id = ANY(%(session_ids)s)
+ORDER BY session_id, event_id, chunk_rank;
+
+-- name: enter_dead
+-- A session that could not be archived.
+INSERT INTO dead_sessions (call_sid, session_id, tenant_id, reason, error, attempts, fields, size_bytes)
+VALUES (%(call_sid)s, %(session_id)s, %(tenant_id)s, %(reason)s, %(error)s, %(attempts)s, %(fields)s, %(size_bytes)s)
+RETURNING id;
+
+-- name: keep_dead_fields
+-- Its fields, raw.
+INSERT INTO dead_session_fields (dead_id, digest, field_raw, raw)
+SELECT %(dead_id)s, * FROM unnest(%(digest)s::bytea[], %(field_raw)s::bytea[], %(raw)s::bytea[])
+ON CONFLICT DO NOTHING;
+
+-- name: mark_dead
+-- Note in the book where the call stands now.
+INSERT INTO call_sids AS book (
+    call_sid, generation, session_id, tenant_id, state, first_seen_at, last_seen_at, last_change_at)
+VALUES (%(call_sid)s, %(generation)s, %(session_id)s, %(tenant_id)s, 'dead', %(at)s, %(at)s, %(at)s)
+ON CONFLICT (call_sid, generation) DO UPDATE SET state = 'dead', last_seen_at = excluded.last_seen_at;
+
+-- name: list_dead
+-- Dead sessions that were not retried, the latest first.
+SELECT id, call_sid, tenant_id, reason, error, attempts, fields, size_bytes, died_at, retried_at
+FROM dead_sessions
+WHERE (%(all)s OR retried_at IS NULL) AND (%(call_sid)s::text IS NULL OR call_sid = %(call_sid)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: dead_fields
+-- The fields of a dead session, piece by piece.
+SELECT field_raw, raw FROM dead_session_fields WHERE dead_id = %(id)s ORDER BY field_raw;
+
+-- name: dead_retried
+-- A dead session was given back to Redis.
+UPDATE dead_sessions SET retried_at = now() WHERE id = %(id)s;
+
+-- name: revive
+-- A dead call is live again.
+UPDATE call_sids SET state = 'live', last_seen_at = now(), last_change_at = now()
+WHERE call_sid = %(call_sid)s AND state = 'dead';
+
+-- name: enter_live
+-- Enter live sessions that the sweep or a recorder saw.
+INSERT INTO call_sids (
+    call_sid, session_id, state, started_at, first_seen_at, last_seen_at, last_change_at, last_activity_at,
+    fingerprint)
+SELECT call_sid, session_id, 'live', started_at, at, at, changed_at, changed_at, fingerprint
+FROM unnest(
+    %(call_sid)s::text[], %(session_id)s::uuid[], %(started_at)s::timestamptz[], %(at)s::timestamptz[],
+    %(changed_at)s::timestamptz[], %(fingerprint)s::text[])
+    AS seen (call_sid, session_id, started_at, at, changed_at, fingerprint)
+WHERE NOT EXISTS (SELECT FROM call_sids AS known WHERE known.call_sid = seen.call_sid)
+ORDER BY call_sid
+ON CONFLICT DO NOTHING;
+
+-- name: seen_before
+-- What the book knows of live sessions the sweep has met: the latest record of each call SID.
+SELECT DISTINCT ON (call_sid)
+    call_sid, generation, state, drains, first_seen_at, last_change_at, checkpointed_at, fingerprint, started_at,
+    last_activity_at
+FROM call_sids WHERE call_sid = ANY(%(call_sids)s)
+ORDER BY call_sid, generation DESC;
+
+-- name: note_seen
+-- Note what the sweep saw. A drain that holds the row knows better, and is not waited for.
+WITH seen AS (
+    SELECT * FROM unnest(
+        %(call_sid)s::text[], %(generation)s::int[], %(at)s::timestamptz[], %(changed_at)s::timestamptz[],
+        %(fingerprint)s::text[])
+        AS seen (call_sid, generation, at, changed_at, fingerprint)
+), free AS (
+    SELECT book.call_sid, book.generation FROM call_sids AS book JOIN seen USING (call_sid, generation)
+    ORDER BY book.call_sid, book.generation
+    FOR UPDATE OF book SKIP LOCKED
+)
+UPDATE call_sids AS book SET
+    last_seen_at = seen.at, last_change_at = seen.changed_at, fingerprint = seen.fingerprint
+FROM seen JOIN free USING (call_sid, generation)
+WHERE book.call_sid = seen.call_sid AND book.generation = seen.generation;
+
+-- name: not_seen_since
+-- Calls believed alive that the sweep's whole round has not met.
+SELECT call_sid, generation, session_id, state, last_seen_at FROM call_sids
+WHERE state IN ('live', 'checkpointed') AND last_seen_at < %(since)s
+ORDER BY last_seen_at
+LIMIT %(limit)s;
+
+-- name: book_states
+-- How many call SIDs stand where.
+SELECT state, count(*) FROM call_sids GROUP BY state;
+
+-- name: archive_identity
+-- Who this archive is.
+SELECT archive_id::text FROM session_bridge_archive;
+
+-- name: archived_call
+-- One archived call, by its SID.
+SELECT to_jsonb(call.*) FROM call_sessions AS call WHERE id = session_id_of(%(call_sid)s);
+
+-- name: archived_messages
+-- The messages of one call, in order.
+SELECT sequence, role, coalesce(speaker, role), content, timestamp, start_ms, end_ms FROM call_messages
+WHERE session_id = %(session_id)s ORDER BY sequence;

@@ -1,0 +1,186 @@
+"""The one writer of calls: a batch of them, in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TypeAlias
+
+from psycopg import sql
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from session_bridge.archive.book import Drained, advance, session_time
+from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
+from session_bridge.archive.copy import copy_statement, copy_text
+from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
+
+
+@dataclass(slots=True)
+class RejectedField:
+    """One reject to be kept. `raw` is None where the value is fetched when it is written."""
+
+    field: bytes
+    raw: bytes | None
+    size_bytes: int
+    reason: str
+    error: str
+
+
+@dataclass(slots=True)
+class WritableCall:
+    """One call as the writer takes it.
+
+    `merge` says that rows of it are archived already. `texts` are its children's rows as COPY takes them.
+    """
+
+    book: Drained
+    session_row: Row
+    rows: dict[Table, list[Row]]
+    texts: dict[Table, str]
+    chunk_contents: dict[bytes, str]
+    rejects: list[RejectedField] = field(default_factory=list)
+    merge: bool = False
+    drop_history: bool = False
+
+
+FetchField: TypeAlias = Callable[[str, bytes], Awaitable[bytes]]
+"""Given a call SID and a field's name, the field's value: for fields too large to be held beside others."""
+
+
+async def write(connections: ArchiveConnections, calls: Sequence[WritableCall], fetch_field: FetchField) -> set[str]:
+    """Write `calls` in one transaction and return the SIDs that were written.
+
+    The others met another drain of the same call and have to be read again. Raises DataRefusedError (nothing was
+    written), TransactionTimeoutError or ArchiveUnavailableError; after the last two it is not known whether the
+    transaction was committed, and writing it again is harmless.
+    """
+    async with connections.transaction() as connection:
+        allowed = await advance(connection, [call.book for call in calls])
+        written = [call for call in calls if call.book.call_sid in allowed]
+        new = [call for call in written if not call.merge]
+        if new:
+            await _copy(connection, SESSIONS, copy_text([call.session_row for call in new]))
+            for table in CHILDREN:
+                await _copy(connection, table, "".join([call.texts[table] for call in new]))
+        for call in written:
+            if call.merge:
+                await _merge(connection, call)
+        await _keep_contents(connection, written)
+        await _keep_rejects(connection, written, fetch_field)
+    return allowed
+
+
+async def _copy(connection: Connection, table: Table, text: str) -> None:
+    if text:
+        async with connection.cursor() as cursor, cursor.copy(copy_statement(table)) as copy:
+            await copy.write(text)
+
+
+async def _merge(connection: Connection, call: WritableCall) -> None:
+    if call.drop_history:
+        await run(connection, "drop_history", session_ids=[call.book.session_id])
+    await _upsert(connection, SESSIONS, [call.session_row])
+    for table in CHILDREN:
+        if call.rows[table]:
+            await _upsert(connection, table, call.rows[table])
+
+
+async def _upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Insert rows or bring them up to date; a row that is the same is not touched."""
+    document = to_json([_document(table, row) for row in rows]).decode()
+    await connection.execute(_UPSERTS[table], [document])
+
+
+def _document(table: Table, row: Row) -> dict[str, JsonValue]:
+    document: dict[str, JsonValue] = {}
+    for column, cell in zip(table.columns, row, strict=True):
+        if cell is None:
+            continue
+        if column in table.json_columns and isinstance(cell, str):
+            document[column] = from_json(cell)
+        elif isinstance(cell, bytes):
+            document[column] = f"\\x{cell.hex()}"
+        else:
+            document[column] = cell if isinstance(cell, str | int | float) else str(cell)
+    return document
+
+
+def _upsert_statement(table: Table) -> sql.Composed:
+    others = [column for column in table.columns if column not in table.key]
+    names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    return sql.SQL(
+        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json) "
+        "ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE ({ours}) IS DISTINCT FROM ({theirs})"
+    ).format(
+        table=sql.Identifier(table.name),
+        names=names,
+        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+        assignments=sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
+        ),
+        ours=sql.SQL(", ").join(sql.Identifier(table.name, column) for column in others),
+        theirs=sql.SQL(", ").join(sql.Identifier("excluded", column) for column in others),
+    )
+
+
+_UPSERTS = {table: _upsert_statement(table) for table in (SESSIONS, *CHILDREN)}
+
+
+# -- what is shared between calls, or was not understood ------------------------------------------------------------
+
+
+async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
+    contents: dict[tuple[date, str, bytes], str] = {}
+    for call in calls:
+        if call.chunk_contents:
+            month = session_time(call.book.session_id).date().replace(day=1)
+            tenant_id = call.book.tenant_id or ""
+            for content_hash, content in call.chunk_contents.items():
+                contents[month, tenant_id, content_hash] = content
+    if not contents:
+        return
+    missing = sorted(await fetch(connection, "missing_contents", **_content_columns(list(contents))))
+    if missing:
+        keys = [(month, tenant_id, bytes(content_hash)) for month, tenant_id, content_hash in missing]
+        texts = [contents[key] for key in keys]
+        await run(connection, "keep_contents", **_content_columns(keys), content=texts)
+
+
+def _content_columns(keys: list[tuple[date, str, bytes]]) -> dict[str, object]:
+    months, tenants, hashes = zip(*keys, strict=True)
+    return {"month": list(months), "tenant_id": list(tenants), "content_hash": list(hashes)}
+
+
+async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:
+    held = [(call.book, reject) for call in calls for reject in call.rejects if reject.raw is not None]
+    if held:
+        await run(connection, "keep_rejects", **_reject_columns(held))
+    for call in calls:
+        for reject in call.rejects:
+            if reject.raw is None:
+                raw = await fetch_field(call.book.call_sid, reject.field)
+                whole = RejectedField(reject.field, raw, len(raw), reject.reason, reject.error)
+                await run(connection, "keep_rejects", **_reject_columns([(call.book, whole)]))
+
+
+def reject_digest(field_name: bytes, raw: bytes) -> bytes:
+    """What tells one reject of a call from another."""
+    return hashlib.sha256(hashlib.sha256(field_name).digest() + raw).digest()
+
+
+def _reject_columns(rejects: Sequence[tuple[Drained, RejectedField]]) -> dict[str, object]:
+    return {
+        "session_id": [book.session_id for book, _ in rejects],
+        "digest": [reject_digest(reject.field, reject.raw or b"") for _, reject in rejects],
+        "call_sid": [book.call_sid for book, _ in rejects],
+        "tenant_id": [book.tenant_id for book, _ in rejects],
+        "field": [reject.field.decode("utf-8", "replace").replace("\x00", "")[:1000] for _, reject in rejects],
+        "reason": [reject.reason for _, reject in rejects],
+        "error": [reject.error for _, reject in rejects],
+        "size_bytes": [reject.size_bytes for _, reject in rejects],
+        "field_raw": [reject.field for _, reject in rejects],
+        "raw": [reject.raw for _, reject in rejects],
+    }

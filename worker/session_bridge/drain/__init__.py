@@ -1,0 +1,1 @@
+"""The heart: read, understand, shape, write, release."""

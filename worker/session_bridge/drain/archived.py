@@ -1,0 +1,66 @@
+"""From the rows of an archived call back to a call, so that what comes late can join it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from session_bridge.archive.reader import ArchivedCall
+from session_bridge.archive.tables import SESSION_DOCUMENTS, STATE_COLUMNS
+from session_bridge.contract.fields import Family
+from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
+from session_bridge.drain.call import Call, Event, UnknownEvent, Value
+
+HISTORY_ID = "history:"
+_DOUBT = ('_at_raw"', 'timestamp_raw"')
+
+
+def call_of(archived: ArchivedCall) -> Call:
+    """What the archive knows of a call; values that the bridge had only inferred are left out."""
+    session = archived.session
+    inferred = set(from_json(session["inferred"])) if session["inferred"] else set()
+    call = Call(session["call_sid"])
+    call.state = {name: session[name] for name in STATE_COLUMNS if session[name] is not None and name not in inferred}
+    if session["tenant_id"] is not None:
+        call.state["tenant_id"] = session["tenant_id"]
+    call.documents = {name: from_json(session[name]) for name in SESSION_DOCUMENTS if session[name]}
+    if archived.analysis:
+        call.documents["analysis"] = from_json(archived.analysis)
+    if archived.history:
+        call.history = cast("list[dict[str, JsonValue]]", from_json(archived.history))
+    call.extra = from_json(session["extra"]) if session["extra"] else {}
+    call.events = {family: _events(family, rows, archived) for family, rows in archived.events.items()}
+    call.unknown_events = [
+        UnknownEvent(row["family"], row["event_id"], row["timestamp"], row["payload"])
+        for row in archived.unknown_events
+    ]
+    call.doubtful = _doubts(session["extra"]) or any(
+        _doubts(row["extra"]) for rows in archived.events.values() for row in rows
+    )
+    return call
+
+
+def _doubts(extra: str | None) -> bool:
+    """Whether a time was kept as it came because it made no sense."""
+    return extra is not None and any(mark in extra for mark in _DOUBT)
+
+
+def _events(family: Family, rows: list[dict[str, Any]], archived: ArchivedCall) -> list[Event]:
+    columns = (*MODELS[family].columns, "extra")
+    events = []
+    for row in rows:
+        # Messages made from transcript_history are made anew, from the whole of it.
+        if row["event_id"].startswith(HISTORY_ID):
+            continue
+        data: dict[str, Value] = {name: row[name] for name in columns if row[name] is not None}
+        if family is Family.RAG:
+            data["chunks"] = [_chunk(chunk) for chunk in archived.chunks.get(row["event_id"], ())]
+        events.append(Event(row["event_id"], row["timestamp"], data))
+    return events
+
+
+def _chunk(row: dict[str, Any]) -> dict[str, JsonValue]:
+    names = (*CHUNK_COLUMNS, "content", "content_hash", "extra")
+    return {name: row[name] for name in names if row[name] is not None}

@@ -1,0 +1,90 @@
+"""One call as it has been understood, from Redis or from the archive, before it is shaped into rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+from session_bridge.contract.fields import Family
+
+Value: TypeAlias = str | int | float | bool | Decimal | datetime | list[dict[str, JsonValue]] | None
+"""A field of an event or of the state; what is kept as JSON is held as its text."""
+
+
+@dataclass(slots=True)
+class Event:
+    """One event: its id in its family, when it happened if that is known, and its fields by column name.
+
+    Fields that no column has are in `data["extra"]`, as JSON text.
+    """
+
+    event_id: str
+    timestamp: datetime | None
+    data: dict[str, Value]
+
+
+@dataclass(slots=True)
+class UnknownEvent:
+    """An event of a family we do not know; `payload` is its JSON as text."""
+
+    family: str
+    event_id: str
+    timestamp: datetime | None
+    payload: str
+
+
+@dataclass(slots=True)
+class Reject:
+    """One field or event that could not be understood, or not whole.
+
+    `raw` is None for a field too large to be held: it is fetched when it is written. `cleaned` says that the field
+    is archived all the same, only without what PostgreSQL cannot hold.
+    """
+
+    field: bytes
+    raw: bytes | None
+    size_bytes: int
+    reason: str
+    error: str
+    cleaned: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of a call.
+
+    `state` has the state fields by name, typed, none of them empty; `documents` the JSON documents; `extra` the
+    fields nobody knows, as text.
+    """
+
+    call_sid: str
+    state: dict[str, Value] = field(default_factory=dict)
+    documents: dict[str, JsonValue] = field(default_factory=dict)
+    history: list[dict[str, JsonValue]] = field(default_factory=list)
+    events: dict[Family, list[Event]] = field(default_factory=dict)
+    unknown_events: list[UnknownEvent] = field(default_factory=list)
+    extra: dict[str, str] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    inferred: set[str] = field(default_factory=set)
+    """State fields that nobody gave and the bridge concluded; they are concluded anew when more is known."""
+    doubtful: bool = False
+    """Whether a time made no sense, so that what is computed from times is left out."""
+
+    def of(self, family: Family) -> list[Event]:
+        """The events of one family, in no order yet."""
+        return self.events.get(family, [])
+
+    @property
+    def last_activity(self) -> datetime | None:
+        """The last moment at which anything is known to have happened in the call."""
+        moments = [event.timestamp for events in self.events.values() for event in events if event.timestamp]
+        moments += [event.timestamp for event in self.unknown_events if event.timestamp]
+        for name in ("last_activity_at", "answered_at", "started_at"):
+            moment = self.state.get(name)
+            if isinstance(moment, datetime):
+                moments.append(moment)
+        return max(moments, default=None)

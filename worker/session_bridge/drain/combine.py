@@ -1,0 +1,173 @@
+"""What is archived of a call and what has newly been read, as one call.
+
+The result is the same as if everything had been read at once: an event is known by its id, a value never gives way to
+an empty one, nor a newer one to an older, and a status that has ended does not begin again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar, cast
+
+from pydantic import JsonValue
+
+from session_bridge.contract.fields import Family, FinalizedBy
+from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, Status, end_reason_of, status_of
+from session_bridge.drain.call import Call, Event, UnknownEvent, Value
+
+_Item = TypeVar("_Item", Event, UnknownEvent)
+_INFERRED, _WRITER = "inferred", "writer"
+_STATUS = ("status", "status_raw", "status_by", "status_sequence")
+
+
+def combine(archived: Call | None, read: Call, *, requested: bool) -> Call:
+    """`archived` (None for a call not archived yet) and `read` as one; `requested` if its end was asked for.
+
+    `read` is used up.
+    """
+    _name_status(read)
+    if archived is not None:
+        _join(archived, read)
+    if requested:
+        _end(read)
+    _infer_end(read)
+    return read
+
+
+def _name_status(call: Call) -> None:
+    """Put the status and the end reason into their one vocabulary, the writer's own words beside them."""
+    state = call.state
+    for name in ("status", "end_reason"):
+        word = state.pop(name, None)
+        if isinstance(word, str):
+            state[f"{name}_raw"] = word
+            meaning: str | None = status_of(word) if name == "status" else end_reason_of(word)
+            if meaning is not None:
+                state[name] = meaning
+    if "status" in state:
+        state.setdefault("status_by", _WRITER)
+    else:
+        # Who said it and in what order tell nothing about a status that was not said.
+        state.pop("status_by", None)
+        state.pop("status_sequence", None)
+
+
+def _join(archived: Call, read: Call) -> None:
+    before, after = _moment(archived, "last_activity_at"), _moment(read, "last_activity_at")
+    stale = before is not None and after is not None and after < before
+    older, newer = (read, archived) if stale else (archived, read)
+
+    status = _join_status(archived, read, stale=stale)
+    activity = max((moment for moment in (before, after) if moment), default=None)
+    state = older.state | newer.state
+    for name in _STATUS:
+        state.pop(name, None)
+    state.update(status)
+    if activity:
+        state["last_activity_at"] = activity
+
+    read.documents = older.documents | newer.documents
+    read.extra = older.extra | newer.extra
+    read.history = join_history(archived.history, read.history)
+    read.events = {
+        family: _join_events(older.of(family), newer.of(family))
+        for family in Family
+        if older.of(family) or newer.of(family)
+    }
+    read.unknown_events = _join_events(older.unknown_events, newer.unknown_events)
+    read.state = state
+    read.doubtful = archived.doubtful or read.doubtful
+
+
+def _join_events(older: Sequence[_Item], newer: Sequence[_Item]) -> list[_Item]:
+    if not older:
+        return list(newer)
+    newest = {_event_key(event): event for event in older} | {_event_key(event): event for event in newer}
+    return list(newest.values())
+
+
+def _event_key(event: Event | UnknownEvent) -> tuple[str, str]:
+    return (event.family if isinstance(event, UnknownEvent) else "", event.event_id)
+
+
+def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]:
+    """The status that holds: the provider's word before the writer's, an end before what came before it."""
+    old = {name: archived.state[name] for name in _STATUS if name in archived.state}
+    new = {name: read.state[name] for name in _STATUS if name in read.state}
+    if "status" not in new:
+        if old.get("status") in PROVISIONAL and _lives(archived, read):
+            return {"status": Status.IN_PROGRESS, "status_by": _INFERRED}
+        return old
+    if "status" not in old:
+        return new
+    was_ended = old["status"] in TERMINAL and old.get("status_by") != _INFERRED
+    ends = new["status"] in TERMINAL
+    if old["status"] in PROVISIONAL or (old["status"] in TERMINAL and not was_ended):
+        # An end that we inferred gives way to anything a writer or a provider says, unless it was said before.
+        return old if stale and not ends else new
+    if was_ended != ends:
+        return old if was_ended else new
+    by_provider = [status.get("status_by") != _WRITER for status in (old, new)]
+    if by_provider[0] != by_provider[1]:
+        return old if by_provider[0] else new
+    sequences = [status.get("status_sequence") for status in (old, new)]
+    if isinstance(sequences[0], int) and isinstance(sequences[1], int) and sequences[0] != sequences[1]:
+        return old if sequences[0] > sequences[1] else new
+    return old if stale else new
+
+
+def _lives(archived: Call, read: Call) -> bool:
+    """Whether what was read is a sign of life: a new message or newer activity. A recording's link is none."""
+    known = {event.event_id for event in archived.of(Family.MESSAGE)}
+    if any(event.event_id not in known for event in read.of(Family.MESSAGE)):
+        return True
+    before, after = _moment(archived, "last_activity_at"), _moment(read, "last_activity_at")
+    return after is not None and (before is None or after > before)
+
+
+def _end(call: Call) -> None:
+    """A drain was asked for: the call is over, whatever its status says."""
+    state = call.state
+    if state.get("status") in TERMINAL or state.get("status") in PROVISIONAL:
+        return
+    abandoned = state.get("finalized_by") == FinalizedBy.SWEEP and state.get("finalize_reason") == EndReason.ABANDONED
+    state["status"] = Status.ABANDONED if abandoned else Status.COMPLETED
+    # The writer who gave the end's time has said that it ended.
+    state["status_by"] = _WRITER if "ended_at" in state and not abandoned else _INFERRED
+    if abandoned:
+        state["end_reason"] = EndReason.ABANDONED
+
+
+def _infer_end(call: Call) -> None:
+    state = call.state
+    if state.get("status") in TERMINAL | PROVISIONAL and "ended_at" not in state:
+        activity = call.last_activity
+        if activity is not None:
+            state["ended_at"] = activity
+            call.inferred.add("ended_at")
+
+
+def join_history(archived: list[dict[str, JsonValue]], read: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """Two readings of `transcript_history` as one, joined at their longest overlap.
+
+    The list has no ids and is trimmed and restarted by its writers, so places in it mean nothing: a reading that
+    stands within the other adds nothing, one that begins with what the other ends with continues it, and any other
+    comes after it.
+    """
+    if not archived or _within(archived, read):
+        return read
+    if not read or _within(read, archived):
+        return archived
+    for length in range(min(len(archived), len(read)), 0, -1):
+        if archived[-length:] == read[:length]:
+            return archived + read[length:]
+    return archived + read
+
+
+def _within(part: list[dict[str, JsonValue]], whole: list[dict[str, JsonValue]]) -> bool:
+    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
+
+
+def _moment(call: Call, name: str) -> datetime | None:
+    return cast("datetime | None", call.state.get(name))

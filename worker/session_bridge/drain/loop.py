@@ -1,0 +1,175 @@
+"""The worker's own loop: looks at the queues, drains what is due, and waits for more.
+
+It polls, because whoever writes a plain ZADD wakes nobody, and it listens, because whoever can publish should not
+have to wait for the poll. Both only decide when it looks; what there is to do is told by the queues alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from session_bridge.contract.keys import Keys
+from session_bridge.drain.drainer import Drainer
+from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
+from session_bridge.live.sessions import Claim, Claims, LiveSessions, Queue
+
+log = structlog.get_logger(__name__)
+
+_POLL_SECONDS = 0.1
+_LONGEST_PAUSE = 5.0
+# Of so many looks, one begins with the checkpoints: a backlog must not keep long calls from being written down.
+_CHECKPOINTS_EVERY = 4
+
+
+@dataclass(slots=True)
+class DrainLoop:
+    """Claims and drains until it is stopped.
+
+    At most `concurrency` batches are being written and one more is being understood meanwhile.
+    """
+
+    redis: Redis
+    keys: Keys
+    live: LiveSessions
+    drainer: Drainer
+    batch_size: int
+    concurrency: int
+    lease_seconds: float
+    ready: bool = False
+    """Whether both servers served it the last time it asked."""
+    trouble: str = ""
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _batches: set[asyncio.Task[None]] = field(default_factory=set)
+    _pause: float = 0
+    _looks: int = 0
+
+    async def run(self) -> None:
+        """Work until `stop`. Servers that are away are waited for; only a bug ends this otherwise."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            while not self._stopping.is_set():
+                await self._look()
+        finally:
+            listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listener
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns soon, batches under way go on until `finish`."""
+        self._stopping.set()
+        self._woken.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Wait up to `seconds` for the batches under way; those that are not done by then are handed back."""
+        if self._batches:
+            _, late = await asyncio.wait(self._batches, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def drain_once(self) -> int:
+        """Drain what is due now, batch after batch, and return how many calls that were."""
+        total = 0
+        while True:
+            claims = await self._claim()
+            if not claims.taken:
+                return total
+            await self.drainer.drain(claims.taken)
+            total += len(claims.taken)
+
+    # -- one look ---------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        self._woken.clear()
+        if len(self._batches) > self.concurrency:
+            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+            return
+        if self._pause:
+            await self._wait(self._pause)
+        try:
+            claims = await self._claim()
+        except RedisUnavailableError as error:
+            self._in_trouble(error)
+            return
+        if claims.taken:
+            task = asyncio.create_task(self._drain(claims.taken))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+            if self._pause:
+                # After an outage one batch shows whether it is over.
+                await asyncio.wait([task])
+            return
+        if self._pause and not self.trouble.startswith("PostgreSQL"):
+            self._well()
+        await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
+
+    async def _claim(self) -> Claims:
+        self._looks += 1
+        queues = [Queue.READY, Queue.CHECKPOINTS]
+        if self._looks % _CHECKPOINTS_EVERY == 0:
+            queues.reverse()
+        claims = Claims([], None)
+        for queue in queues:
+            claims = await self.live.claim(queue, self.batch_size, self.lease_seconds)
+            if claims.taken:
+                break
+        return claims
+
+    async def _drain(self, claims: list[Claim]) -> None:
+        try:
+            await self.drainer.drain(claims)
+        except (ArchiveUnavailableError, RedisUnavailableError) as error:
+            self._in_trouble(error)
+        except Exception:
+            # A bug of ours. The claims fall due again with their lease; a call that always meets it is drained
+            # alone after three times, and is dead after the next.
+            log.exception("drain.failed", calls=len(claims))
+        else:
+            self._well()
+
+    def _in_trouble(self, error: BridgeError) -> None:
+        if self.trouble != str(error):
+            log.warning("worker.waiting", reason=str(error))
+        self.trouble = str(error)
+        self.ready = False
+        self._pause = min(_LONGEST_PAUSE, max(0.1, self._pause * 2)) * random.uniform(0.75, 1.25)  # noqa: S311  # spreads workers
+
+    def _well(self) -> None:
+        if self.trouble:
+            log.info("worker.going_on")
+        self.trouble = ""
+        self.ready = True
+        self._pause = 0
+
+    async def _wait(self, seconds: float) -> None:
+        await _first(asyncio.sleep(seconds), (self._stopping if self._pause else self._woken).wait())
+
+    async def _listen(self) -> None:
+        """Wake the loop at each message on the channel, for as long as Redis lets us listen."""
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                async with self.redis.pubsub(ignore_subscribe_messages=True) as channel:
+                    await channel.subscribe(self.keys.wake)
+                    while True:
+                        if await channel.get_message(timeout=None):
+                            self._woken.set()
+            await asyncio.sleep(1)
+
+
+async def _first(*waits: Coroutine[None, None, object]) -> None:
+    """Wait until one of `waits` is over, and end the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

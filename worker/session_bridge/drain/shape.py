@@ -1,0 +1,297 @@
+"""From a call to its rows in every table."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import cast
+
+from pydantic import JsonValue
+
+from session_bridge.archive.copy import copy_text
+from session_bridge.archive.tables import (
+    ANALYSIS,
+    CHILDREN,
+    COST_BREAKDOWNS,
+    EVENT_TABLES,
+    RAG_CHUNKS,
+    SESSION_DOCUMENTS,
+    SESSIONS,
+    STATE_COLUMNS,
+    TRANSCRIPTS,
+    UNKNOWN_EVENTS,
+    Cell,
+    Row,
+    Table,
+)
+from session_bridge.contract.fields import Family, FinalizedBy
+from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
+from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
+from session_bridge.drain.call import Call, Event
+from session_bridge.drain.order import in_order
+from session_bridge.drain.outcome import CallFacts, OutcomeFunction
+from session_bridge.drain.summary import DEFAULT_CURRENCY, costs_by_currency, summarize
+from session_bridge.drain.understand import Understanding, history_events
+from session_bridge.drain.values import clean_text, dump_json
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which record a call is: fixed by the book of call SIDs before the call is shaped."""
+
+    session_id: str
+    generation: int
+    tenant_id: str | None
+    drains: int
+    first_archived_at: datetime
+    archived_at: datetime
+    rejects: int = 0
+    """Rejects already archived."""
+
+
+@dataclass(slots=True)
+class ShapedCall:
+    """A call's rows.
+
+    `session` has the columns of `call_sessions` by name; `texts` the children's rows as COPY takes them, by table;
+    `chunk_contents` the distinct chunk texts by their hash.
+    """
+
+    session: dict[str, Cell]
+    rows: dict[Table, list[Row]]
+    texts: dict[Table, str]
+    chunk_contents: dict[bytes, str] = field(default_factory=dict)
+
+    @property
+    def session_row(self) -> Row:
+        """The row of `call_sessions`."""
+        return tuple([self.session.get(column) for column in SESSIONS.columns])
+
+
+def shape(call: Call, identity: Identity, understanding: Understanding, outcome: OutcomeFunction) -> ShapedCall:
+    """The rows of `call`, which is used up: its events are put in order."""
+    for family, events in call.events.items():
+        call.events[family] = in_order(events)
+    messages = call.of(Family.MESSAGE) or history_events(understanding, call)
+    head = (identity.session_id, identity.tenant_id)
+    rows: dict[Table, list[Row]] = {TRANSCRIPTS: _transcript_rows(call, head, messages)}
+    for family, table in EVENT_TABLES.items():
+        events = messages if family is Family.MESSAGE else call.of(family)
+        rows[table] = _participant_rows(head, events) if family is Family.PARTICIPANT else _rows(family, head, events)
+    contents: dict[bytes, str] = {}
+    rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
+    rows[UNKNOWN_EVENTS] = [
+        (head[0], event.family, event.event_id, head[1], event.timestamp, sequence, event.payload)
+        for sequence, event in enumerate(in_order(call.unknown_events), 1)
+    ]
+    rows[COST_BREAKDOWNS] = _cost_rows(call, head)
+    rows[ANALYSIS] = _analysis_rows(call, head)
+
+    texts = {table: copy_text(rows[table]) for table in CHILDREN}
+    session = _session(call, identity, summarize(call, messages), outcome)
+    counts = {table.name: len(rows[table]) for table in CHILDREN if rows[table]}
+    session["row_counts"] = dump_json(cast("JsonValue", counts))
+    session["content_digest"] = digest(call, messages)
+    return ShapedCall(session, rows, texts, contents)
+
+
+def digest(call: Call, messages: list[Event]) -> str:
+    """What tells whether a call's content is the same: the SHA-256 of what was said and of every event's id.
+
+    It is over the events in their order, family by family, and so can be computed again from the archive.
+    """
+    total = hashlib.sha256()
+    for family in Family:
+        events = messages if family is Family.MESSAGE else call.of(family)
+        parts = [family.value, *[event.event_id for event in events]]
+        if family is Family.MESSAGE:
+            parts += [f"{event.data['role']}\x1f{event.data['content']}" for event in events]
+        total.update("\x1e".join(parts).encode())
+    return total.hexdigest()
+
+
+# -- the call itself ------------------------------------------------------------------------------------------------
+
+
+def _session(call: Call, identity: Identity, summary: dict[str, Cell], outcome: OutcomeFunction) -> dict[str, Cell]:
+    state, documents = call.state, call.documents
+    session: dict[str, Cell] = {name: cast("Cell", state.get(name)) for name in STATE_COLUMNS}
+    session.update(summary)
+    session["id"] = identity.session_id
+    session["call_sid"] = call.call_sid
+    session["generation"] = identity.generation
+    session["tenant_id"] = identity.tenant_id
+    session["status"] = session["status"] or Status.IN_PROGRESS
+    for name in SESSION_DOCUMENTS:
+        session[name] = dump_json(documents[name]) if name in documents else None
+    session["extra"] = dump_json(cast("JsonValue", call.extra)) if call.extra else None
+    analysis = cast("dict[str, JsonValue]", documents.get("analysis", {}))
+    _infer(call, session, "summary", _word(analysis.get("summary")))
+    _infer(call, session, "initial_node", _edge_node(call, 0, "from_node_id", "to_node_id"))
+    _infer(call, session, "final_node", _edge_node(call, -1, "to_node_id"))
+    if session["outcome"] is None:
+        decided = outcome(
+            CallFacts(
+                status=str(session["status"]),
+                end_reason=cast("str | None", session["end_reason"]),
+                conversation_stage=cast("str | None", session["conversation_stage"]),
+                final_node=cast("str | None", session["final_node"]),
+                handoff_status=cast("str | None", session["handoff_status"]),
+                payment_status=cast("str | None", session["payment_status"]),
+                collected_data=cast("dict[str, JsonValue]", documents.get("collected_data", {})),
+                objections_encountered=cast("list[JsonValue]", documents.get("objections_encountered", [])),
+                analysis=analysis,
+                total_user_messages=cast("int", summary["total_user_messages"]),
+                total_messages=cast("int", summary["total_messages"]),
+            )
+        )
+        _infer(call, session, "outcome", clean_text(decided) if decided else None)
+    session["inferred"] = dump_json(list[JsonValue](sorted(call.inferred))) if call.inferred else None
+    session["completeness"] = _completeness(call, identity, session)
+    session["drains"] = identity.drains
+    session["first_archived_at"] = identity.first_archived_at
+    session["archived_at"] = identity.archived_at
+    return session
+
+
+def _infer(call: Call, session: dict[str, Cell], name: str, value: str | None) -> None:
+    if session[name] is None and value is not None:
+        session[name] = value
+        call.inferred.add(name)
+
+
+def _completeness(call: Call, identity: Identity, session: dict[str, Cell]) -> str:
+    if (
+        session["status"] not in TERMINAL | PROVISIONAL
+        or session["status"] == Status.LOST
+        or call.doubtful
+        or identity.rejects
+        or any(not reject.cleaned for reject in call.rejects)
+        or session["started_at"] is None
+        or _ends_before_start(session)
+    ):
+        return "partial"
+    return "rescued" if session["finalized_by"] == FinalizedBy.SWEEP else "complete"
+
+
+def _ends_before_start(session: dict[str, Cell]) -> bool:
+    started, ended = session["started_at"], session["ended_at"]
+    return isinstance(started, datetime) and isinstance(ended, datetime) and ended < started
+
+
+def _edge_node(call: Call, place: int, *names: str) -> str | None:
+    transitions = call.of(Family.TRANSITION)
+    if not transitions:
+        return None
+    data = transitions[place].data
+    return next((cast("str", data[name]) for name in names if data.get(name)), None)
+
+
+# -- its children ---------------------------------------------------------------------------------------------------
+
+
+def _rows(family: Family, head: tuple[str, str | None], events: list[Event]) -> list[Row]:
+    columns = MODELS[family].columns
+    session_id, tenant_id = head
+    rows: list[Row] = []
+    for sequence, event in enumerate(events, 1):
+        get = event.data.get
+        cells = [get(column) for column in columns]
+        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cells, get("extra")))  # type: ignore[arg-type]  # chunks have no column
+    if family is Family.COST:
+        return [_with_currency(row) for row in rows]
+    return rows
+
+
+_CURRENCY = EVENT_TABLES[Family.COST].columns.index("currency")
+
+
+def _with_currency(row: Row) -> Row:
+    return (*row[:_CURRENCY], row[_CURRENCY] or DEFAULT_CURRENCY, *row[_CURRENCY + 1 :])
+
+
+def _participant_rows(head: tuple[str, str | None], events: list[Event]) -> list[Row]:
+    rows = []
+    for row, event in zip(_rows(Family.PARTICIPANT, head, events), events, strict=True):
+        joined, left = event.data.get("joined_at"), event.data.get("left_at")
+        seconds = None
+        if isinstance(joined, datetime) and isinstance(left, datetime) and left >= joined:
+            seconds = (left - joined).total_seconds()
+        rows.append((*row[:-1], seconds, row[-1]))
+    return rows
+
+
+def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents: dict[bytes, str]) -> list[Row]:
+    session_id, tenant_id = head
+    rows: list[Row] = []
+    for event in retrievals:
+        for rank, chunk in enumerate(cast("list[dict[str, Cell]]", event.data.get("chunks") or ()), 1):
+            content = cast("str | None", chunk.get("content"))
+            # A chunk read back from the archive has its content's hash instead of the content.
+            content_hash = chunk.get("content_hash")
+            if content is not None:
+                content_hash = hashlib.sha256(content.encode()).digest()
+                contents[content_hash] = content
+            get = chunk.get
+            cells = [get(column) for column in CHUNK_COLUMNS]
+            when = event.timestamp
+            rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, get("extra")))
+    return rows
+
+
+def _transcript_rows(call: Call, head: tuple[str, str | None], messages: list[Event]) -> list[Row]:
+    if not messages and not call.history:
+        return []
+    lines, items = [], []
+    for sequence, event in enumerate(messages, 1):
+        data = event.data
+        lines.append(f"{data.get('speaker') or data['role']}: {data['content']}")
+        item: dict[str, JsonValue] = {"sequence": sequence, "role": data["role"], "content": data["content"]}  # type: ignore[dict-item]  # a message has text here
+        if event.timestamp:
+            item["timestamp"] = event.timestamp.isoformat()
+        for name in ("speaker", "start_ms", "end_ms", "turn_number", "node_id"):
+            if data.get(name) is not None:
+                item[name] = data[name]  # type: ignore[assignment]  # text or number
+        items.append(item)
+    history = dump_json(cast("JsonValue", call.history)) if call.history else None
+    language = cast("Cell", call.state.get("language"))
+    return [(*head, language, "\n".join(lines), dump_json(cast("JsonValue", items)), history)]
+
+
+def _cost_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:
+    session_id, tenant_id = head
+    return [
+        (
+            session_id,
+            currency,
+            tenant_id,
+            dump_json({service: str(amount) for service, amount in sorted(services.items())}),
+            sum(services.values(), Decimal(0)),
+        )
+        for currency, services in sorted(costs_by_currency(call).items())
+    ]
+
+
+def _analysis_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:
+    analysis = cast("dict[str, JsonValue]", call.documents.get("analysis"))
+    if not analysis:
+        return []
+    sentiment, score, success = analysis.get("sentiment"), analysis.get("sentiment_score"), analysis.get("success")
+    lists = [dump_json(analysis[name]) if analysis.get(name) else None for name in ("topics", "keywords")]
+    return [
+        (
+            *head,
+            _word(sentiment),
+            float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None,
+            *lists,
+            success if isinstance(success, bool) else None,
+            _word(analysis.get("summary")),
+            dump_json(analysis),
+        )
+    ]
+
+
+def _word(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) and value else None

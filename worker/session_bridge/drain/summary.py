@@ -1,0 +1,116 @@
+"""The numbers of a call that a dashboard asks for, computed from its events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from math import floor
+from typing import cast
+
+from session_bridge.archive.tables import Cell
+from session_bridge.contract.fields import Family
+from session_bridge.contract.vocabulary import MetricType
+from session_bridge.drain.call import Call, Event
+
+DEFAULT_CURRENCY = "USD"
+
+
+def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
+    """The summary columns of `call_sessions`; `messages` in their order."""
+    metrics: dict[str, list[float]] = {}
+    for event in call.of(Family.METRIC):
+        metrics.setdefault(cast("str", event.data["metric_type"]), []).append(cast("float", event.data["value"]))
+    latencies = sorted(metrics.get(MetricType.USER_TO_BOT_LATENCY, ()))
+    retrievals, extractions = call.of(Family.RAG), call.of(Family.EXTRACTION)
+    prompt = _total(metrics.get(MetricType.LLM_PROMPT_TOKENS))
+    completion = _total(metrics.get(MetricType.LLM_COMPLETION_TOKENS))
+    roles = Counter(event.data["role"] for event in messages)
+    return {
+        "duration_seconds": _duration(call),
+        "total_turns": count_turns(messages),
+        "total_messages": len(messages),
+        "total_user_messages": roles["user"],
+        "total_assistant_messages": roles["assistant"],
+        "total_transitions": len(call.of(Family.TRANSITION)),
+        "total_interruptions": len(call.of(Family.INTERRUPTION)),
+        "total_rag_retrievals": len(retrievals),
+        "total_rag_chunks": sum(len(cast("list[object]", event.data.get("chunks") or ())) for event in retrievals),
+        "total_extractions": len(extractions),
+        "total_tool_calls": len(call.of(Family.TOOL)),
+        "avg_stt_delay_ms": _mean(metrics.get(MetricType.STT_DELAY)),
+        "avg_llm_ttfb_ms": _mean(metrics.get(MetricType.LLM_TTFB)),
+        "avg_llm_processing_ms": _mean(metrics.get(MetricType.LLM_PROCESSING_TIME)),
+        "avg_tts_ttfb_ms": _mean(metrics.get(MetricType.TTS_TTFB)),
+        "avg_user_to_bot_latency_ms": _mean(latencies),
+        "p95_user_to_bot_latency_ms": percentile(latencies, 0.95),
+        "max_user_to_bot_latency_ms": latencies[-1] if latencies else None,
+        "avg_rag_processing_ms": _mean(_times(retrievals) or metrics.get(MetricType.RAG_PROCESSING_TIME)),
+        "avg_extraction_ms": _mean(_times(extractions) or metrics.get(MetricType.VARIABLE_EXTRACTION_TIME)),
+        "total_prompt_tokens": prompt,
+        "total_completion_tokens": completion,
+        "total_llm_tokens": None if prompt is None and completion is None else (prompt or 0) + (completion or 0),
+        "total_tts_characters": _total(metrics.get(MetricType.TTS_CHARACTERS)),
+        "total_cost_cents": _total_cost(costs_by_currency(call)),
+    }
+
+
+def count_turns(messages: Iterable[Event]) -> int:
+    """How often the word went over: runs of messages by one of the user and the assistant."""
+    speakers = [event.data["role"] for event in messages if event.data["role"] in ("user", "assistant")]
+    return sum(1 for _ in groupby(speakers))
+
+
+def costs_by_currency(call: Call) -> dict[str, dict[str, Decimal]]:
+    """What was charged, in cents, by currency and service; usage counts where a unit price came with it."""
+    costs: dict[str, dict[str, Decimal]] = {}
+    for event in call.of(Family.COST):
+        data = event.data
+        amount = cast("Decimal | None", data.get("amount_cents"))
+        if amount is None and data.get("usage") is not None and data.get("unit_price_cents") is not None:
+            amount = cast("Decimal", data["usage"]) * cast("Decimal", data["unit_price_cents"])
+        if amount is not None:
+            services = costs.setdefault(cast("str", data.get("currency") or DEFAULT_CURRENCY), {})
+            service = cast("str", data["service"])
+            services[service] = services.get(service, Decimal(0)) + amount
+    return costs
+
+
+def _total_cost(costs: dict[str, dict[str, Decimal]]) -> Decimal | None:
+    """The sum in the one currency of the call, or in the default one where there are several."""
+    if not costs:
+        return None
+    services = costs[DEFAULT_CURRENCY] if DEFAULT_CURRENCY in costs else next(iter(costs.values()))
+    return sum(services.values(), Decimal(0)) if len(costs) == 1 or DEFAULT_CURRENCY in costs else None
+
+
+def percentile(ordered: list[float], fraction: float) -> float | None:
+    """The percentile of an ordered list, interpolated as PostgreSQL's `percentile_cont` does."""
+    if not ordered:
+        return None
+    place = fraction * (len(ordered) - 1)
+    below = floor(place)
+    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return low + (high - low) * (place - below)
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _total(values: list[float] | None) -> int | None:
+    return round(sum(values)) if values else None
+
+
+def _times(events: list[Event]) -> list[float]:
+    times = (event.data.get("processing_time_ms") for event in events)
+    return [cast("float", time) for time in times if time is not None]
+
+
+def _duration(call: Call) -> float | None:
+    started, ended = call.state.get("started_at"), call.state.get("ended_at")
+    if call.doubtful or not isinstance(started, datetime) or not isinstance(ended, datetime) or ended < started:
+        return None
+    return (ended - started).total_seconds()
