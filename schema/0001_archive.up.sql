@@ -21,6 +21,7 @@ CREATE TABLE call_sids (
     tenant_id        text,
     state            text NOT NULL
         CHECK (state IN ('live', 'checkpointed', 'archived', 'dead', 'lost', 'retired')),
+    status           text,
     drains           integer NOT NULL DEFAULT 0,
     started_at       timestamptz,
     ended_at         timestamptz,

@@ -64,6 +64,7 @@ class Drained:
     session_id: str
     tenant_id: str | None
     state: str
+    status: str
     started_at: datetime | None
     ended_at: datetime | None
     last_activity_at: datetime | None
@@ -106,9 +107,82 @@ def _columns(drained: Sequence[Drained]) -> dict[str, list[object]]:
         "session_id",
         "tenant_id",
         "state",
+        "status",
         "started_at",
         "ended_at",
         "last_activity_at",
         "at",
     )
     return {name: [getattr(entry, name) for entry in drained] for name in names}
+
+
+# -- what the sweep sees --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the book knows of a call SID that the sweep has met: its latest record."""
+
+    call_sid: str
+    generation: int
+    state: str
+    status: str | None
+    first_seen_at: datetime
+    last_change_at: datetime
+    checkpointed_at: datetime | None
+    ended_at: datetime | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A live session as the sweep has just seen it; `generation` is None for one that the book does not know."""
+
+    call_sid: str
+    generation: int | None
+    started_at: datetime | None
+    changed_at: datetime
+    fingerprint: str | None
+
+
+async def sightings(connections: ArchiveConnections, call_sids: Sequence[str]) -> dict[str, Sighting]:
+    """The latest record of each of these call SIDs that has one."""
+    async with connections.transaction() as connection:
+        rows = await fetch(connection, "seen_before", call_sids=list(call_sids))
+    return {row[0]: Sighting(*row) for row in rows}
+
+
+async def note_seen(connections: ArchiveConnections, seen: Sequence[Seen], at: datetime) -> None:
+    """Enter or bring up to date what the sweep saw, at the moment `at`."""
+    new = [one for one in seen if one.generation is None]
+    known = [one for one in seen if one.generation is not None]
+    async with connections.transaction() as connection:
+        if new:
+            ids = [new_session_id(one.started_at, at) for one in new]
+            started = [one.started_at for one in new]
+            await run(connection, "enter_live", session_id=ids, started_at=started, **_seen_columns(new, at))
+        if known:
+            generations = [one.generation for one in known]
+            await run(connection, "note_seen", generation=generations, **_seen_columns(known, at))
+
+
+def _seen_columns(seen: Sequence[Seen], at: datetime) -> dict[str, object]:
+    return {
+        "call_sid": [one.call_sid for one in seen],
+        "at": [at] * len(seen),
+        "changed_at": [one.changed_at for one in seen],
+        "fingerprint": [one.fingerprint for one in seen],
+    }
+
+
+async def not_seen_since(connections: ArchiveConnections, since: datetime, limit: int) -> list[str]:
+    """Call SIDs believed alive that no sweep has met since that moment, those missed longest first."""
+    async with connections.transaction() as connection:
+        rows = await fetch(connection, "not_seen_since", since=since, limit=limit)
+    return [cast("str", row[0]) for row in rows]
+
+
+async def states(connections: ArchiveConnections) -> dict[str, int]:
+    """How many call SIDs stand where."""
+    async with connections.transaction() as connection:
+        return dict(await fetch(connection, "book_states"))

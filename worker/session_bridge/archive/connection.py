@@ -85,6 +85,13 @@ class ArchiveConnections:
             return cast("str", identity)
 
     @asynccontextmanager
+    async def plain(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, in no transaction and in no schema."""
+        with archive_errors():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A transaction on a connection of the pool, in the archive's schema, committed at the end.
 

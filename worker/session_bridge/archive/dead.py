@@ -88,11 +88,11 @@ def _columns(dead_id: int, fields: Sequence[tuple[bytes, bytes]]) -> dict[str, o
 
 
 async def list_dead(
-    connections: ArchiveConnections, *, call_sid: str | None = None, retried: bool = False, limit: int = 100
+    connections: ArchiveConnections, *, dead_id: int | None = None, retried: bool = False, limit: int = 100
 ) -> list[DeadSession]:
     """Dead sessions, the latest first; with `retried`, also those that were given back."""
     async with connections.transaction() as connection:
-        rows = await fetch(connection, "list_dead", call_sid=call_sid, all=retried, limit=limit)
+        rows = await fetch(connection, "list_dead", id=dead_id, all=retried, limit=limit)
     return [DeadSession(*row) for row in rows]
 
 

@@ -8,16 +8,16 @@ ORDER BY call_sid, generation DESC;
 -- name: enter_drained
 -- Enter call SIDs that the book does not know, as drained; those entered by somebody else meanwhile are left out.
 INSERT INTO call_sids (
-    call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, last_activity_at,
+    call_sid, generation, session_id, tenant_id, state, status, drains, started_at, ended_at, last_activity_at,
     first_seen_at, last_seen_at, last_change_at, checkpointed_at, archived_at)
 SELECT
-    call_sid, generation, session_id, tenant_id, state, 1, started_at, ended_at, last_activity_at,
+    call_sid, generation, session_id, tenant_id, state, status, 1, started_at, ended_at, last_activity_at,
     at, at, at, CASE state WHEN 'checkpointed' THEN at END, CASE state WHEN 'checkpointed' THEN NULL ELSE at END
 FROM unnest(
     %(call_sid)s::text[], %(generation)s::int[], %(session_id)s::uuid[], %(tenant_id)s::text[], %(state)s::text[],
-    %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
+    %(status)s::text[], %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
     %(at)s::timestamptz[])
-    AS entered (call_sid, generation, session_id, tenant_id, state, started_at, ended_at, last_activity_at, at)
+    AS entered (call_sid, generation, session_id, tenant_id, state, status, started_at, ended_at, last_activity_at, at)
 ORDER BY call_sid, generation
 ON CONFLICT (call_sid, generation) DO NOTHING
 RETURNING call_sid;
@@ -35,6 +35,7 @@ UPDATE call_sids AS book SET
     drains = book.drains + 1,
     tenant_id = coalesce(book.tenant_id, drained.tenant_id),
     state = drained.state,
+    status = drained.status,
     started_at = coalesce(drained.started_at, book.started_at),
     ended_at = drained.ended_at,
     last_activity_at = drained.last_activity_at,
@@ -43,9 +44,9 @@ UPDATE call_sids AS book SET
     archived_at = CASE drained.state WHEN 'checkpointed' THEN book.archived_at ELSE drained.at END
 FROM unnest(
     %(call_sid)s::text[], %(generation)s::int[], %(drains)s::int[], %(tenant_id)s::text[], %(state)s::text[],
-    %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
+    %(status)s::text[], %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
     %(at)s::timestamptz[])
-    AS drained (call_sid, generation, drains, tenant_id, state, started_at, ended_at, last_activity_at, at)
+    AS drained (call_sid, generation, drains, tenant_id, state, status, started_at, ended_at, last_activity_at, at)
 WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation AND book.drains = drained.drains
 RETURNING book.call_sid;
 
@@ -130,7 +131,7 @@ ON CONFLICT (call_sid, generation) DO UPDATE SET state = 'dead', last_seen_at = 
 -- Dead sessions that were not retried, the latest first.
 SELECT id, call_sid, tenant_id, reason, error, attempts, fields, size_bytes, died_at, retried_at
 FROM dead_sessions
-WHERE (%(all)s OR retried_at IS NULL) AND (%(call_sid)s::text IS NULL OR call_sid = %(call_sid)s)
+WHERE (%(all)s OR retried_at IS NULL) AND (%(id)s::bigint IS NULL OR id = %(id)s)
 ORDER BY id DESC
 LIMIT %(limit)s;
 
@@ -164,8 +165,7 @@ ON CONFLICT DO NOTHING;
 -- name: seen_before
 -- What the book knows of live sessions the sweep has met: the latest record of each call SID.
 SELECT DISTINCT ON (call_sid)
-    call_sid, generation, state, drains, first_seen_at, last_change_at, checkpointed_at, fingerprint, started_at,
-    last_activity_at
+    call_sid, generation, state, status, first_seen_at, last_change_at, checkpointed_at, ended_at, fingerprint
 FROM call_sids WHERE call_sid = ANY(%(call_sids)s)
 ORDER BY call_sid, generation DESC;
 

@@ -69,6 +69,11 @@ class Keys:
         return f"{self.namespace}:wake"
 
     @property
+    def workers(self) -> str:
+        """Sorted set: the name of each running worker, scored by the epoch millisecond of its last sign of life."""
+        return f"{self.namespace}:workers"
+
+    @property
     def queue(self) -> str:
         """Sorted set: arq's queue."""
         return f"{self.namespace}:queue"
@@ -84,6 +89,15 @@ def check_call_sid(call_sid: str) -> str:
     if "\x00" in call_sid or not _encodes(call_sid):
         raise ValueError("a call SID is text that UTF-8 can carry, without U+0000")
     return call_sid
+
+
+def is_call_sid(text: str) -> bool:
+    """Whether `text` can name a call."""
+    try:
+        check_call_sid(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _encodes(text: str) -> bool:

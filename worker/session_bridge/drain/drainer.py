@@ -24,7 +24,7 @@ from session_bridge.archive.reader import ArchivedCall, read_back
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest, write
 from session_bridge.contract.fields import Family
 from session_bridge.contract.ids import now
-from session_bridge.contract.keys import check_call_sid
+from session_bridge.contract.keys import is_call_sid
 from session_bridge.contract.vocabulary import Status
 from session_bridge.drain.archived import call_of
 from session_bridge.drain.call import Call, Reject
@@ -126,6 +126,10 @@ class Drainer:
                 await self._give_back(claims)
             raise
 
+    async def try_archive(self) -> None:
+        """Raise ArchiveUnavailableError if the archive does not answer."""
+        await look_up(self._connections, [])
+
     async def _give_back(self, claims: Sequence[Claim], *, delay_seconds: float = 0) -> None:
         for claim in claims:
             try:
@@ -163,14 +167,14 @@ class Drainer:
         nameable: list[Claim] = []
         unnameable: list[Claim] = []
         for claim in claims:
-            (nameable if _is_call_sid(claim.call_sid) else unnameable).append(claim)
+            (nameable if is_call_sid(claim.call_sid) else unnameable).append(claim)
         book = await look_up(self._connections, [claim.call_sid for claim in nameable])
         snapshots = await self._live.read([*nameable, *unnameable])
         moment = now()
         readings: list[_Reading] = []
         for snapshot in snapshots:
             sid = snapshot.claim.call_sid
-            if not _is_call_sid(sid):
+            if not is_call_sid(sid):
                 await self._bury(snapshot, None, "call SID", "a call SID is text of at most 255 characters", moment)
             elif snapshot.wrong_type is not None:
                 error = f"the key holds a {snapshot.wrong_type}, not a hash; nothing of it was touched"
@@ -244,6 +248,7 @@ class Drainer:
             session_id=identity.session_id,
             tenant_id=identity.tenant_id,
             state=state,
+            status=str(session["status"]),
             started_at=started_at,
             ended_at=_datetime(session["ended_at"]),
             last_activity_at=_datetime(session["last_activity_at"]),
@@ -434,14 +439,6 @@ def _latest(records: list[Record] | None) -> Record | None:
 
 def _digest(reject: Reject) -> bytes:
     return reject_digest(reject.field, reject.raw or b"")
-
-
-def _is_call_sid(call_sid: str) -> bool:
-    try:
-        check_call_sid(call_sid)
-    except ValueError:
-        return False
-    return True
 
 
 def _storable(call_sid: str) -> str:

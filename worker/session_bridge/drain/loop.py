@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import socket
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
@@ -25,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_SECONDS = 0.1
 _LONGEST_PAUSE = 5.0
+_LIFE_SECONDS = 5.0
 # Of so many looks, one begins with the checkpoints: a backlog must not keep long calls from being written down.
 _CHECKPOINTS_EVERY = 4
 
@@ -46,6 +49,7 @@ class DrainLoop:
     ready: bool = False
     """Whether both servers served it the last time it asked."""
     trouble: str = ""
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _batches: set[asyncio.Task[None]] = field(default_factory=set)
@@ -54,14 +58,16 @@ class DrainLoop:
 
     async def run(self) -> None:
         """Work until `stop`. Servers that are away are waited for; only a bug ends this otherwise."""
-        listener = asyncio.create_task(self._listen())
+        beside = [asyncio.create_task(self._listen()), asyncio.create_task(self._show_life())]
         try:
             while not self._stopping.is_set():
                 await self._look()
         finally:
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            with contextlib.suppress(RedisUnavailableError):
+                await self.live.leaves(self.name)
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns soon, batches under way go on until `finish`."""
@@ -108,8 +114,8 @@ class DrainLoop:
                 # After an outage one batch shows whether it is over.
                 await asyncio.wait([task])
             return
-        if self._pause and not self.trouble.startswith("PostgreSQL"):
-            self._well()
+        if not self.ready:
+            await self._try_archive()
         await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
 
     async def _claim(self) -> Claims:
@@ -133,6 +139,15 @@ class DrainLoop:
             # A bug of ours. The claims fall due again with their lease; a call that always meets it is drained
             # alone after three times, and is dead after the next.
             log.exception("drain.failed", calls=len(claims))
+        else:
+            self._well()
+
+    async def _try_archive(self) -> None:
+        """With nothing to drain, find out whether the archive would serve."""
+        try:
+            await self.drainer.try_archive()
+        except BridgeError as error:
+            self._in_trouble(error)
         else:
             self._well()
 
@@ -160,9 +175,15 @@ class DrainLoop:
                 async with self.redis.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(self.keys.wake)
                     while True:
-                        if await channel.get_message(timeout=None):
+                        if await channel.get_message(timeout=5):
                             self._woken.set()
             await asyncio.sleep(1)
+
+    async def _show_life(self) -> None:
+        while True:
+            with contextlib.suppress(RedisUnavailableError):
+                await self.live.sign_of_life(self.name)
+            await asyncio.sleep(_LIFE_SECONDS)
 
 
 async def _first(*waits: Coroutine[None, None, object]) -> None:

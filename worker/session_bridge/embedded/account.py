@@ -59,7 +59,7 @@ class Account:
         )
 
     def naming(self) -> tuple[str, ...]:
-        """What stands before a command that asks for its user's name: initdb does, and a container's user may have none."""
+        """What stands before a command that asks for its user's name, which the user of a container may not have."""
         try:
             pwd.getpwuid(os.geteuid() if self.uid is None else self.uid)
         except KeyError:
@@ -72,9 +72,11 @@ class Account:
 
     def reaches(self, programs: Path, data: Path) -> bool:
         """Whether a command of the account runs, and finds the programs and the data."""
-        script = 'test -x "$0" && test -w "$1" && test -x "$1"'
+        script = '"$0" --version >/dev/null && test -w "$1" && test -x "$1"'
         try:
-            probe = self.popen(["/bin/sh", "-c", script, str(programs / "postgres"), str(data)])
+            probe = self.popen(
+                ["/bin/sh", "-c", script, str(programs / "initdb"), str(data)], stderr=subprocess.DEVNULL
+            )
         except OSError:
             return False
         return probe.wait() == 0
@@ -127,5 +129,6 @@ def _past_file_modes(uid: int, gid: int) -> tuple[str, ...]:
         "--clear-groups",
         f"--inh-caps={capability}",
         f"--ambient-caps={capability}",
+        "--securebits=+no_setuid_fixup",  # else access(2), by which initdb looks for its programs, knows no capability
         "--",
     )

@@ -38,7 +38,7 @@ class ServerProcess:
         self._end_signal = end_signal
         reads, self._lifeline = os.pipe()
         try:
-            # Every other process closes the lifeline as it starts: this one alone holds it open.
+            # Every program closes the lifeline as it starts: only we hold it open, and forks of ours, if any.
             self._guard = subprocess.Popen(  # noqa: S603
                 ["/bin/sh", "-c", GUARD, "guard", end_signal.name.removeprefix("SIG")],
                 stdin=reads,

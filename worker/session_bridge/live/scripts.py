@@ -34,7 +34,7 @@ class Call:
     """One run of a script: its keys and arguments."""
 
     script: Script
-    keys: Sequence[str]
+    keys: Sequence[str | bytes]
     arguments: Sequence[Argument]
 
 
@@ -51,7 +51,7 @@ async def run(redis: Redis, calls: Sequence[Call]) -> list[Reply | RedisError]:
     return replies
 
 
-async def run_one(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+async def run_one(redis: Redis, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Argument]) -> Reply:
     """Run one script; a Redis error is raised."""
     [reply] = await run(redis, [Call(script, keys, arguments)])
     if isinstance(reply, RedisError):
@@ -63,5 +63,10 @@ async def _run(redis: Redis, calls: Sequence[Call]) -> list[Reply | RedisError]:
     pipeline = redis.pipeline(transaction=False)
     for call in calls:
         # redis-py types a script's arguments as text; it sends bytes and numbers just as well.
-        pipeline.evalsha(call.script.digest, len(call.keys), *call.keys, *cast("Sequence[str]", call.arguments))
+        pipeline.evalsha(
+            call.script.digest,
+            len(call.keys),
+            *cast("Sequence[str]", call.keys),
+            *cast("Sequence[str]", call.arguments),
+        )
     return cast("list[Reply | RedisError]", await pipeline.execute(raise_on_error=False))

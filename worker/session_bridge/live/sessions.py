@@ -30,6 +30,8 @@ _SETTLE = Script.load("settle")
 # A session up to this size is read and compared in one piece; above it, field by field in pieces of this size.
 WHOLE_BYTES = 1 << 20
 _FIELDS_AT_ONCE = 1000
+# A worker says every few seconds that it runs; after so long without a word it is taken for gone.
+_WORKER_GONE_MS = 15_000
 
 
 class Queue(StrEnum):
@@ -92,6 +94,18 @@ class Snapshot:
     def empty(self) -> bool:
         """Whether there was nothing under the key."""
         return not self.fields and not self.oversize and self.wrong_type is None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The ready set at one moment: requests that are due, due later, and in a worker's hands."""
+
+    due: int
+    later: int
+    leased: int
+    oldest_seconds: float
+    checkpoints: int
+    workers: int
 
 
 @asynccontextmanager
@@ -176,7 +190,7 @@ class LiveSessions:
     async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         for snapshot in snapshots:
-            pipeline.hgetall(self._key(snapshot.claim))
+            pipeline.execute_command("HGETALL", self._key(snapshot.claim))
         for snapshot, reply in zip(snapshots, await pipeline.execute(raise_on_error=False), strict=True):
             if isinstance(reply, RedisError):
                 await self._note_wrong_type(snapshot, reply)
@@ -200,7 +214,7 @@ class LiveSessions:
             piece = names[start : start + _FIELDS_AT_ONCE]
             pipeline = self._redis.pipeline(transaction=False)
             for name in piece:
-                pipeline.hstrlen(key, cast("str", name))
+                pipeline.execute_command("HSTRLEN", key, name)
             lengths = await pipeline.execute()
             fitting = []
             for name, length in zip(piece, lengths, strict=True):
@@ -239,7 +253,7 @@ class LiveSessions:
             for snapshot in whole:
                 sid = self._sid(snapshot.claim)
                 read = separator.join(chain.from_iterable(snapshot.fields.items()))
-                keys = [self._key(snapshot.claim), self._keys.ready, self._keys.in_hand, self._keys.attempts]
+                keys = self._claim_keys(snapshot.claim)
                 calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
             async with redis_errors():
                 replies = await run(self._redis, calls)
@@ -255,7 +269,7 @@ class LiveSessions:
 
     async def _release_fields(self, snapshot: Snapshot) -> Release:
         claim = snapshot.claim
-        keys = [self._key(claim), self._keys.ready]
+        keys: list[str | bytes] = [self._key(claim), self._keys.ready]
         for piece in _pieces(snapshot):
             async with redis_errors():
                 word = _word(await run_one(self._redis, _RELEASE_FIELDS, keys, [self._sid(claim), claim.score, *piece]))
@@ -267,7 +281,7 @@ class LiveSessions:
 
     async def settle(self, claim: Claim, how: str, *, delay_seconds: float = 0) -> str:
         """End a claim as `settle.lua` describes, and return its word for what happened."""
-        keys = [self._key(claim), self._queue(claim.queue), self._keys.in_hand, self._keys.attempts]
+        keys = self._claim_keys(claim)
         arguments: list[Argument] = [self._sid(claim), claim.score, int(delay_seconds * 1000), how]
         async with redis_errors():
             return _word(await run_one(self._redis, _SETTLE, keys, arguments))
@@ -283,9 +297,42 @@ class LiveSessions:
             await self._redis.execute_command("HDEL", self._keys.attempts, call_sid)
             await self._redis.execute_command("HDEL", self._keys.in_hand, call_sid)
 
-    def _key(self, claim: Claim) -> str:
+    async def waiting(self) -> Waiting:
+        """How much waits, and who is there to drain it."""
+        async with redis_errors():
+            seconds, micros = cast("tuple[int, int]", await self._redis.time())
+            now = seconds * 1000 + micros // 1000
+            members = cast(
+                "list[tuple[bytes, float]]", await self._redis.zrange(self._keys.ready, 0, -1, withscores=True)
+            )
+            checkpoints = await self._redis.zcard(self._keys.checkpoints)
+            workers = await self._redis.zcount(self._keys.workers, now - _WORKER_GONE_MS, "+inf")
+        leased = [score for _, score in members if score > now and not score.is_integer()]
+        due = [score for _, score in members if score <= now]
+        oldest = (now - min(due)) / 1000 if due else 0.0
+        return Waiting(len(due), len(members) - len(due) - len(leased), len(leased), oldest, checkpoints, workers)
+
+    async def sign_of_life(self, worker: str) -> None:
+        """Say that this worker runs; those that have not said so for long are forgotten."""
+        async with redis_errors():
+            seconds, micros = cast("tuple[int, int]", await self._redis.time())
+            now = seconds * 1000 + micros // 1000
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zadd(self._keys.workers, {worker: now})
+            pipeline.zremrangebyscore(self._keys.workers, "-inf", now - 10 * _WORKER_GONE_MS)
+            await pipeline.execute()
+
+    async def leaves(self, worker: str) -> None:
+        """Say that this worker has stopped."""
+        async with redis_errors():
+            await self._redis.zrem(self._keys.workers, worker)
+
+    def _key(self, claim: Claim) -> bytes:
         # surrogateescape, as in claim(): a SID that is not UTF-8 must still lead back to its own key.
-        return cast("str", self._keys.session(claim.call_sid).encode("utf-8", "surrogateescape"))
+        return self._keys.session(claim.call_sid).encode("utf-8", "surrogateescape")
+
+    def _claim_keys(self, claim: Claim) -> list[str | bytes]:
+        return [self._key(claim), self._queue(claim.queue), self._keys.in_hand, self._keys.attempts]
 
     def _sid(self, claim: Claim) -> bytes:
         return claim.call_sid.encode("utf-8", "surrogateescape")

@@ -1,0 +1,184 @@
+"""The one module that knows arq: the worker process, its jobs and its clock.
+
+arq wakes and keeps time; what there is to drain is told by the ready set alone. The drains run in the worker's own
+loop beside arq's, so that neither arq's poll nor an arq job that is refused, dropped or blocked can delay one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import signal
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any, TypeAlias
+
+import structlog
+from arq import ArqRedis, Worker, cron, func
+from arq.cron import CronJob
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from session_bridge.archive.partitions import ensure_partitions
+from session_bridge.contract.fields import FinalizedBy
+from session_bridge.errors import ArchiveUnavailableError, RedisUnavailableError
+from session_bridge.recorder import request_drain
+from session_bridge.service import Bridge
+
+log = structlog.get_logger(__name__)
+
+Context: TypeAlias = dict[str, Any]
+
+_JOB_SECONDS = 60
+_RESTART_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_MINUTE = 60
+
+
+async def finalize_session(
+    context: Context, call_sid: str, reason: str | None = None, by: str = FinalizedBy.COMMAND, grace: float = 0.0
+) -> None:
+    """The arq function for applications: ask for the drain of a call, `grace` seconds from now."""
+    bridge: Bridge = context["bridge"]
+    await request_drain(bridge.redis, call_sid, reason=reason, by=FinalizedBy(by), grace=grace, keys=bridge.keys)
+
+
+async def sweep(context: Context) -> None:
+    """The cron job that sweeps a part of the keys."""
+    bridge: Bridge = context["bridge"]
+    try:
+        await bridge.sweeper.sweep(limit=bridge.settings.sweep_limit, keys=bridge.settings.sweep_keys)
+    except RedisUnavailableError as error:
+        log.warning("sweep.waiting", reason=str(error))
+
+
+async def make_partitions(context: Context) -> None:
+    """The cron job that makes the archive's coming months."""
+    bridge: Bridge = context["bridge"]
+    try:
+        async with bridge.connections.plain() as connection:
+            made = await ensure_partitions(connection, bridge.settings.db_schema)
+    except ArchiveUnavailableError as error:
+        log.warning("partitions.waiting", reason=str(error))
+    else:
+        if made:
+            log.info("partitions.made", partitions=len(made))
+
+
+def queue_pool(bridge: Bridge) -> ArqRedis:
+    """A client of the arq queue. JSON, for pickle would let whoever writes to that Redis run code here."""
+    lasting: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, OSError]
+    pool = BlockingConnectionPool.from_url(
+        bridge.queue_redis_url,
+        max_connections=16,
+        socket_connect_timeout=5,
+        socket_timeout=15,
+        health_check_interval=15,
+        retry_on_error=lasting,
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 8, tuple(lasting)),  # type: ignore[arg-type]  # OSError works
+    )
+    return ArqRedis(pool, job_serializer=_to_json, job_deserializer=_from_json, default_queue_name=bridge.keys.queue)
+
+
+def _to_json(job: dict[str, Any]) -> bytes:
+    # A result may carry an exception.
+    return json.dumps(job, default=str).encode()
+
+
+def _from_json(raw: bytes) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(raw)
+    return job
+
+
+def arq_worker(bridge: Bridge) -> Worker:
+    """The arq side of a worker process, not running yet."""
+    return Worker(
+        functions=[func(finalize_session, name="finalize_session", keep_result=0, timeout=_JOB_SECONDS)],  # type: ignore[arg-type]  # arq's own protocol wants *args
+        cron_jobs=[
+            _cron(sweep, **_every(bridge.settings.sweep_seconds)),
+            _cron(make_partitions, hour={3, 15}, minute=17, second=0),
+        ],
+        redis_pool=queue_pool(bridge),
+        queue_name=bridge.keys.queue,
+        health_check_key=f"{bridge.keys.queue}:health",
+        handle_signals=False,
+        max_jobs=10,
+        job_timeout=_JOB_SECONDS,
+        job_completion_wait=5,
+        keep_result=0,
+        max_tries=20,
+        poll_delay=_POLL_SECONDS,
+        job_serializer=_to_json,
+        job_deserializer=_from_json,
+        timezone=UTC,
+        log_results=False,
+        ctx={"bridge": bridge},
+    )
+
+
+def _cron(function: Any, **when: Any) -> CronJob:  # noqa: ANN401  # arq's own types
+    return cron(function, run_at_startup=True, unique=True, timeout=_JOB_SECONDS, keep_result=0, max_tries=1, **when)
+
+
+def _every(seconds: float) -> dict[str, set[int]]:
+    """The ticks of arq's clock that come about every so many seconds."""
+    if seconds < _MINUTE:
+        return {"second": set(range(0, _MINUTE, max(1, round(seconds))))}
+    return {"minute": set(range(0, 60, math.ceil(seconds / _MINUTE))), "second": {0}}
+
+
+async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
+    """Be a worker until `stop` is set; then finish what is under way, or hand it back.
+
+    A server that goes away is waited for. The first partitions are made before the first drain.
+    """
+    await make_partitions({"bridge": bridge})
+    log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
+    drains = asyncio.create_task(bridge.loop.run())
+    arq = asyncio.create_task(_keep_arq_running(bridge))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([drains, arq, stopping], return_when=asyncio.FIRST_COMPLETED)
+    bridge.loop.stop()
+    for task in (arq, stopping):
+        task.cancel()
+    await bridge.loop.finish(bridge.settings.shutdown_seconds)
+    results = await asyncio.gather(drains, arq, stopping, return_exceptions=True)
+    log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _keep_arq_running(bridge: Bridge) -> None:
+    """Run arq, and begin anew when its Redis was away for longer than its own patience."""
+    while True:
+        worker = arq_worker(bridge)
+        try:
+            await worker.async_run()
+        except (RedisError, OSError) as error:
+            log.warning("arq.waiting", reason=str(error).splitlines()[0] if str(error) else type(error).__name__)
+        finally:
+            with contextlib.suppress(RedisError, OSError, asyncio.CancelledError):
+                await worker.close()
+        await asyncio.sleep(_RESTART_SECONDS)
+
+
+def stop_on_signals(signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> asyncio.Event:
+    """An event that is set by the first of these signals; a second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def handle() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, handle)
+    return stop

@@ -1,0 +1,63 @@
+"""The Redis server itself: connecting to it, and what it must be."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from session_bridge.contract.keys import Keys
+from session_bridge.errors import RedisUnavailableError, UnsupportedServerError, WrongArchiveError
+from session_bridge.live.sessions import redis_errors
+
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
+
+
+def connect(url: str) -> Redis:
+    """A client of the Redis at `url`; nothing is sent yet."""
+    client: Redis = Redis.from_url(
+        url,
+        socket_connect_timeout=_CONNECT_SECONDS,
+        socket_timeout=_ANSWER_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=15,
+        client_name="session-bridge",
+    )
+    return client
+
+
+async def require_usable(redis: Redis, where: str) -> None:
+    """Raise if the Redis at `where` (an address without its password) cannot be reached or cannot serve the bridge."""
+    try:
+        async with redis_errors():
+            info = cast("dict[str, object]", await redis.info("cluster"))
+    except (AuthenticationError, ResponseError) as error:
+        raise UnsupportedServerError(
+            f"Redis at {where} refused us: {str(error).splitlines()[0]}; check user, password and ACL in its address"
+        ) from error
+    except RedisUnavailableError as error:
+        raise RedisUnavailableError(f"Redis at {where} does not answer: start it or correct its address") from error
+    except RedisError as error:
+        raise UnsupportedServerError(f"Redis at {where} cannot be used: {str(error).splitlines()[0]}") from error
+    if info.get("cluster_enabled"):
+        raise UnsupportedServerError(
+            f"Redis at {where} is a cluster: a session and the ready set would lie on different nodes, and a release "
+            "could not look at both at once; use a single Redis or one behind sentinels"
+        )
+
+
+async def claim_archive(redis: Redis, keys: Keys, archive_id: str, *, adopt: bool = False) -> None:
+    """Bind this namespace to an archive; raises WrongArchiveError if it is bound to another and not to `adopt`."""
+    async with redis_errors():
+        if adopt:
+            await redis.set(keys.archive, archive_id)
+            return
+        await redis.set(keys.archive, archive_id, nx=True)
+        bound = cast("bytes", await redis.get(keys.archive)).decode()
+    if bound != archive_id:
+        raise WrongArchiveError(
+            f"the sessions under {keys.namespace}:* belong to archive {bound}, and DATABASE_URL leads to {archive_id}: "
+            "correct one of the two addresses or set SESSION_BRIDGE_NAMESPACE; if the archive was moved on purpose, "
+            "run `session-bridge adopt`"
+        )

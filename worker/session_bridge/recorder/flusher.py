@@ -1,0 +1,435 @@
+"""The background task that carries what was recorded to Redis, one for all calls of an event loop and a Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakSet
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from session_bridge.contract.keys import Keys
+from session_bridge.recorder.batch import Batch, is_away
+from session_bridge.recorder.entries import Entry, Line, touch
+from session_bridge.recorder.moments import MOMENTS
+from session_bridge.recorder.spool import Spool
+
+_logger = logging.getLogger("session_bridge.recorder")
+
+# A Redis that has not answered by then counts as away.
+_ATTEMPT_SECONDS = 5.0
+# How long an attempt may go on once the buffer is full.
+_PATIENCE_SECONDS = 0.5
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+_SCAN_SECONDS = 30.0
+_LAST_TURN_SECONDS = 4.0
+# One pipeline, and one spool file, holds about this much at most.
+_BATCH_BYTES = 4 << 20
+_BUFFER_BYTES = 64 << 20
+
+
+working: set[Flusher] = set()
+"""Those whose task runs, so that the end of the process finds what they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a flusher works: how long and how much it gathers, how often a heart beats, how much it holds."""
+
+    flush_interval: float = 0.05
+    flush_events: int = 100
+    heartbeat_seconds: float = 15.0
+    buffer_events: int = 10_000
+
+
+class Flusher:
+    """Keeps the log of what is not yet acknowledged, oldest first, and brings it to Redis or, past its bound, to disk.
+
+    The order is always: files of our own, then the log. `append` may be called from any thread; all else belongs to
+    the loop.
+    """
+
+    def __init__(self, client: Redis, *, owned: bool, keys: Keys, pace: Pace, spool: Spool) -> None:
+        """`owned` says whether the client is ours to close."""
+        self.keys = keys
+        self.live: WeakSet[Line] = WeakSet()
+        self.leaving = 0
+        self.away = False
+        self.closed = False
+        self._client = client
+        self._owned = owned
+        self._pace = pace
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._entries: list[Entry] = []
+        self._bytes = 0
+        self._spool = spool
+        self._files: deque[tuple[Path, int]] = deque()
+        self._adopted: deque[Spool] = deque()
+        self._settled = 0
+        self._waiters: list[tuple[int, asyncio.Future[bool]]] = []
+        self._movers: list[asyncio.Future[None]] = []
+        self._aged = False
+        self._urgent = False
+        self._event = asyncio.Event()
+        self._nudge_at = 0
+        self._deadline: asyncio.Timeout | None = None
+        self._pause = _FIRST_PAUSE
+        self._dropped = 0
+        self._disk_refuses = False
+        self._next_beat = self._loop.time() + pace.heartbeat_seconds
+        self._next_scan = 0.0
+
+    # -- what recorders call ------------------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry to the log; it never blocks and never raises."""
+        entries = self._entries
+        entries.append(entry)
+        self._bytes += len(entry[3])
+        if len(entries) >= self._nudge_at or self._bytes > _BUFFER_BYTES:
+            self._nudge()
+
+    async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109  # a caller with a timeout wants an answer
+        """Wait until all that is in the log now is settled; False if that takes longer than `timeout` seconds."""
+        target = self._settled + self._waiting()
+        if target == self._settled:
+            return True
+        if self.closed:
+            return False
+        settled: asyncio.Future[bool] = self._loop.create_future()
+        self._waiters.append((target, settled))
+        self._urgent = True
+        self._nudge()
+        done, _ = await asyncio.wait({settled}, timeout=timeout)
+        if done:
+            return settled.result()
+        settled.cancel()
+        return False
+
+    async def move_to_disk(self, timeout: float) -> None:  # noqa: ASYNC109  # as above
+        """Bring all that is not acknowledged to the spool, in at most `timeout` seconds."""
+        if self.closed:
+            self.spool_now()
+            return
+        moved: asyncio.Future[None] = self._loop.create_future()
+        self._movers.append(moved)
+        self._nudge()
+        if self._deadline is not None:
+            self._deadline.reschedule(self._loop.time())
+        await asyncio.wait({moved}, timeout=timeout)
+
+    def spool_now(self) -> None:
+        """Write the log to disk at once, blocking: for a loop or a process that ends."""
+        entries, self._entries, self._bytes = self._entries, [], 0
+        if not entries:
+            return
+        try:
+            self._spool.write(entries)
+        except OSError as error:
+            _logger.error("%d recorded entries are lost: Redis is away and so is the spool (%s)", len(entries), error)  # noqa: TRY400
+
+    def abandon(self) -> None:
+        """Forget everything: it belongs to the process that this one was forked from."""
+        self._entries, self._bytes, self.closed = [], 0, True
+        self._spool.forget()
+
+    # -- the task -----------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it works in."""
+        return self._loop
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held that only this flusher knows of."""
+        return not self._entries and (self._task is None or self._task.done())
+
+    def start(self) -> None:
+        """Begin to work, unless it does already."""
+        if not self.closed and (self._task is None or self._task.done()):
+            working.add(self)
+            self._task = self._loop.create_task(self._run(), name="session-bridge recorder")
+
+    def _nudge(self) -> None:
+        self._nudge_at = sys.maxsize
+        if not self.closed and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_nudge)
+
+    def _on_nudge(self) -> None:
+        self._event.set()
+        self.start()
+        if self._deadline is not None and self._overfull():
+            soon = self._loop.time() + _PATIENCE_SECONDS
+            self._deadline.reschedule(min(soon, self._deadline.when() or soon))
+
+    async def _run(self) -> None:
+        try:
+            while await self._turn():
+                pass
+        except asyncio.CancelledError:
+            await self._last_turn()
+            raise
+        finally:
+            self._answer_all()
+            await self._release()
+            if self._entries and not self.closed:  # came while the connection was being closed
+                self._loop.call_soon(self.start)
+            else:
+                working.discard(self)
+
+    async def _turn(self) -> bool:
+        """One round of work; False if there is none left and no call lives."""
+        now = self._loop.time()
+        if now >= self._next_scan:
+            self._next_scan = now + _SCAN_SECONDS
+            await self._adopt()
+        if now >= self._next_beat:
+            self._next_beat = now + self._pace.heartbeat_seconds
+            self._beat()
+        if self._movers:
+            await self._move()
+        if not self._entries and not self._files and not self._adopted:
+            self._nudge_at = 1
+            if not self.live and not self._entries:
+                return False
+            await self._sleep(min(self._next_beat, self._next_scan) - now, 1)
+        elif not self._files and not self.away:
+            await self._sleep(self._pace.flush_interval, self._pace.flush_events)
+        if not self._waiting() and not self._adopted:
+            return True
+        if not await self._send():
+            await self._make_room()
+            await self._sleep(self._pause * MOMENTS.jitter(), self._pace.buffer_events + 1)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            await self._make_room()
+        return True
+
+    async def _sleep(self, seconds: float, nudge_at: int) -> None:
+        """Sleep, or less: until the log holds `nudge_at` entries or somebody waits."""
+        self._event.clear()
+        self._nudge_at = nudge_at
+        if not self._urgent and not self._movers and len(self._entries) < nudge_at and not self._overfull():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+            except TimeoutError:
+                pass
+        self._nudge_at = self._pace.buffer_events + 1
+
+    async def _last_turn(self) -> None:
+        """The loop is being shut down: give the calls that end with it the time to say so."""
+        try:
+            async with asyncio.timeout(_LAST_TURN_SECONDS):
+                await asyncio.sleep(self._pace.flush_interval)
+                while self._entries or self.leaving:
+                    if not await self._send():
+                        break
+                    await asyncio.sleep(min(self._pace.flush_interval, 0.01))
+        except TimeoutError:
+            pass
+        finally:
+            self.closed = True
+            self.spool_now()
+
+    async def _release(self) -> None:
+        try:
+            self._spool.close()
+            for spool in self._adopted:
+                spool.close()
+            self._adopted.clear()
+        except OSError as error:
+            _logger.warning("a spool could not be tidied: %s", error)
+        if self._owned:
+            try:
+                await self._client.aclose()
+            except (RedisError, OSError) as error:
+                _logger.debug("closing the connection to Redis: %r", error)
+
+    # -- to Redis -----------------------------------------------------------------------------------------------
+
+    def _waiting(self) -> int:
+        return len(self._entries) + sum(count for _, count in self._files)
+
+    async def _send(self) -> bool:
+        """Bring the oldest of what waits to Redis; False if Redis is away."""
+        self._urgent = False
+        try:
+            if self._files:
+                path, count = self._files[0]
+                await self._replay(self._spool, path)
+                self._files.popleft()
+                self._settle(count)
+            elif self._entries:
+                batch = self._oldest()
+                await self._deliver(batch, aged=self._aged)
+                self._forget(batch)
+            if self._adopted:
+                await self._replay_adopted()
+        except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
+            self._fail(error)
+            return False
+        if self.away:
+            self.away = False
+            _logger.info("Redis is back; what waited is being written")
+            if self._dropped:
+                _logger.error(
+                    "%d recorded entries are lost: there was room neither in memory nor on disk", self._dropped
+                )
+            self._dropped, self._disk_refuses = 0, False
+        if not self._waiting():
+            self._aged = False
+        self._pause = _FIRST_PAUSE
+        return True
+
+    def _oldest(self) -> list[Entry]:
+        if self._bytes <= _BATCH_BYTES:
+            return self._entries[:]
+        size = 0
+        for index, entry in enumerate(self._entries):
+            size += len(entry.value)
+            if size > _BATCH_BYTES:
+                return self._entries[: index + 1]
+        return self._entries[:]
+
+    async def _deliver(self, entries: Sequence[Entry], *, aged: bool) -> None:
+        """One pipeline, one round trip. Raises if Redis is away; what it refuses for good is set aside."""
+        batch = Batch(entries, self.keys, aged=aged)
+        pipe = self._client.pipeline(transaction=False)
+        for command in batch.commands:
+            pipe.execute_command(*command)
+        try:
+            async with asyncio.timeout(_ATTEMPT_SECONDS) as self._deadline:
+                answers = await pipe.execute(raise_on_error=False)
+        finally:
+            self._deadline = None
+        refused = batch.refused(answers)
+        batch.settle()
+        if refused:
+            await self._set_aside([entry for entry in entries if entry.line.sid in refused], refused)
+
+    async def _set_aside(self, entries: list[Entry], refused: dict[str, Exception]) -> None:
+        reasons = ", ".join(sorted({str(error) for error in refused.values()}))
+        for entry in entries:
+            entry.line.lost += 1
+        try:
+            kept = str(await asyncio.to_thread(self._spool.set_aside, entries))
+        except OSError as error:
+            kept = f"nowhere, for the disk refuses them ({error})"
+        _logger.error("Redis refuses what was recorded of %d calls (%s); it is kept in %s", len(refused), reasons, kept)
+
+    def _forget(self, batch: list[Entry]) -> None:
+        del self._entries[: len(batch)]
+        self._bytes = self._bytes - sum(len(entry[3]) for entry in batch) if self._entries else 0
+        self._settle(len(batch))
+
+    def _settle(self, count: int) -> None:
+        self._settled += count
+        if self._waiters:
+            for target, future in self._waiters:
+                if target <= self._settled and not future.done():
+                    future.set_result(True)
+            self._waiters = [waiter for waiter in self._waiters if not waiter[1].done()]
+
+    def _answer_all(self) -> None:
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_result(False)
+        for moved in self._movers:
+            if not moved.done():
+                moved.set_result(None)
+        self._waiters, self._movers = [], []
+
+    def _fail(self, error: Exception) -> None:
+        self._aged = True
+        if not self.away:
+            self.away = True
+            if not is_away(error):
+                _logger.error("what was recorded could not be written; trying again", exc_info=error)
+            else:
+                _logger.warning("Redis is away (%r); recording goes on in memory and, past its bound, on disk", error)
+
+    def _beat(self) -> None:
+        """Let each call say that it lives, which renews its TTL too; not again while the last time still waits."""
+        if self.away and self._waiting():
+            return
+        at = MOMENTS.text()
+        for line in list(self.live):
+            self.append(touch(line, at))
+
+    # -- to disk and back ---------------------------------------------------------------------------------------
+
+    def _overfull(self) -> bool:
+        return len(self._entries) > self._pace.buffer_events or self._bytes > _BUFFER_BYTES
+
+    async def _make_room(self) -> None:
+        """Bring the older half of a log that is too long to disk; where that fails, drop it."""
+        while self._overfull():
+            count = max(len(self._entries) - self._pace.buffer_events // 2, 1)
+            if not await self._move_oldest(count):
+                dropped = self._entries[: max(len(self._entries) - self._pace.buffer_events, 1)]
+                for entry in dropped:
+                    entry.line.lost += 1
+                self._dropped += len(dropped)
+                self._forget(dropped)
+
+    async def _move(self) -> None:
+        movers, self._movers = self._movers, []
+        while self._entries and await self._move_oldest(len(self._entries)):
+            pass
+        for moved in movers:
+            if not moved.done():
+                moved.set_result(None)
+
+    async def _move_oldest(self, count: int) -> bool:
+        """Move up to `count` of the oldest entries into one file; False if the disk refuses."""
+        batch = self._oldest()[:count]
+        try:
+            path = await asyncio.to_thread(self._spool.write, batch)
+        except OSError as error:
+            if not self._disk_refuses:
+                self._disk_refuses = True
+                _logger.error("the spool cannot be written, so only the newest is kept while Redis is away: %s", error)  # noqa: TRY400
+            return False
+        del self._entries[: len(batch)]
+        self._bytes = self._bytes - sum(len(entry[3]) for entry in batch) if self._entries else 0
+        self._files.append((path, len(batch)))
+        return True
+
+    async def _replay(self, spool: Spool, path: Path) -> None:
+        """Bring one file to Redis, and forget it once Redis has acknowledged it."""
+        try:
+            entries = await asyncio.to_thread(spool.read, path)
+        except OSError as error:
+            _logger.error("the spool file %s cannot be read and is left out: %s", path, error)  # noqa: TRY400
+            entries = []
+        if entries:
+            await self._deliver(entries, aged=True)
+        try:
+            await asyncio.to_thread(spool.remove, path)
+        except OSError as error:
+            _logger.warning("the spool file %s is written but cannot be removed: %s", path, error)
+
+    async def _adopt(self) -> None:
+        try:
+            self._adopted.extend(await asyncio.to_thread(self._spool.adopt))
+        except OSError as error:
+            _logger.warning("the spool cannot be searched for what dead processes left: %s", error)
+
+    async def _replay_adopted(self) -> None:
+        """Bring one file of a dead process to Redis."""
+        spool = self._adopted[0]
+        if spool.waiting:
+            await self._replay(spool, spool.waiting[0])
+            spool.waiting.popleft()
+        else:
+            self._adopted.popleft()
+            await asyncio.to_thread(spool.close)

@@ -1,0 +1,1 @@
+"""Finding what nobody asked for: ended, idle, forgotten and vanished sessions."""

@@ -1,0 +1,100 @@
+"""What the sweep does with a live session it has met. No server is asked here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
+
+from session_bridge.archive.book import Sighting
+from session_bridge.contract.times import parse_time
+from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, status_of
+from session_bridge.live.scan import Look
+
+
+class Action(StrEnum):
+    """What is to be done with a session."""
+
+    NOTHING = "nothing"
+    HOLD = "hold"
+    """Its TTL is taken from it."""
+    RESCUE = "rescue"
+    """Its drain is asked for."""
+    CHECKPOINT = "checkpoint"
+    """It is written down and lives on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An action, the reason for it, and whether the TTL is taken away besides."""
+
+    action: Action
+    reason: str = ""
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRules:
+    """The settings of a sweep, in seconds."""
+
+    ttl_seconds: float = 3600
+    sweep_seconds: float = 30
+    idle_seconds: float = 600
+    abandon_seconds: float = 3600
+    checkpoint_seconds: float = 300
+    zone: tzinfo = UTC
+
+    def decide(self, look: Look, known: Sighting | None, now: datetime) -> Decision:
+        """What to do with the session seen in `look`, of which the book has `known`, at the moment `now`."""
+        near_end = look.ttl_seconds is not None and look.ttl_seconds < max(3 * self.sweep_seconds, self.ttl_seconds / 3)
+        if look.waiting:
+            waits_with_ttl = look.ttl_seconds is not None
+            return Decision(Action.HOLD if waits_with_ttl else Action.NOTHING, "waiting", hold=waits_with_ttl)
+        if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
+            return Decision(Action.RESCUE, "ended and not asked for")
+        if known is not None and known.state in ("archived", "lost", "dead") and not self._lives_again(look, known):
+            return Decision(Action.RESCUE, "late data")
+        changed_at = self.changed_at(look, known, now)
+        silence = (now - changed_at).total_seconds()
+        if silence > self.abandon_seconds:
+            return Decision(Action.RESCUE, EndReason.ABANDONED)
+        checkpointed_at = known.checkpointed_at if known else None
+        if checkpointed_at is None or checkpointed_at < changed_at:
+            if silence > self.idle_seconds:
+                return Decision(Action.CHECKPOINT, "idle", hold=near_end)
+            since = checkpointed_at or self._began(look, known, now)
+            if (now - since).total_seconds() > self.checkpoint_seconds:
+                return Decision(Action.CHECKPOINT, "long", hold=near_end)
+        return Decision(Action.HOLD, "near expiry", hold=True) if near_end else Decision(Action.NOTHING)
+
+    def changed_at(self, look: Look, known: Sighting | None, now: datetime) -> datetime:
+        """The last moment at which this session gave a sign of life."""
+        said = self._time(look.state["last_activity_at"])
+        if known is None:
+            # Seen for the first time: when it was last written nobody knows but the writer.
+            return min(said, now) if said else now
+        if known.fingerprint is None or known.fingerprint == look.fingerprint:
+            seen = known.last_change_at
+            return min(max(seen, said), now) if said else seen
+        return now
+
+    def started_at(self, look: Look) -> datetime | None:
+        """When the call began, if the session says so."""
+        return self._time(look.state["started_at"])
+
+    def _began(self, look: Look, known: Sighting | None, now: datetime) -> datetime:
+        return self.started_at(look) or (known.first_seen_at if known else now)
+
+    def _lives_again(self, look: Look, known: Sighting) -> bool:
+        """Whether a call whose end was only inferred shows a sign of life: a message, a heartbeat, a status."""
+        if known.status not in PROVISIONAL:
+            return False
+        said = self._time(look.state["last_activity_at"])
+        active = said is not None and (known.ended_at is None or said > known.ended_at)
+        return look.has_messages or active or status_of(look.state["status"]) is not None
+
+    def _time(self, text: str) -> datetime | None:
+        try:
+            return parse_time(text, self.zone) if text else None
+        except ValueError:
+            return None

@@ -1,0 +1,203 @@
+"""One sweep: a part of the way through the keys, and what it found there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from session_bridge.archive.book import Seen, Sighting, not_seen_since, note_seen, sightings
+from session_bridge.archive.connection import ArchiveConnections
+from session_bridge.contract.ids import now
+from session_bridge.contract.keys import is_call_sid
+from session_bridge.contract.vocabulary import PROVISIONAL
+from session_bridge.errors import ArchiveUnavailableError
+from session_bridge.live.scan import Look, SessionScan
+from session_bridge.sweep.rules import Action, Decision, SweepRules
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What a sweep did, or would do.
+
+    `found` counts the reasons for what was done, `left` the sessions that its limit kept it from.
+    """
+
+    sessions: int = 0
+    foreign: int = 0
+    held: int = 0
+    rescued: int = 0
+    checkpoints: int = 0
+    missing: int = 0
+    left: int = 0
+    round_complete: bool = False
+    round_seconds: float | None = None
+    archive_away: bool = False
+    found: Counter[str] = field(default_factory=Counter)
+    decisions: list[tuple[str, Decision]] = field(default_factory=list)
+
+
+class Sweeper:
+    """Sweeps. Safe to repeat, and to run in several processes at once."""
+
+    def __init__(self, scan: SessionScan, connections: ArchiveConnections, rules: SweepRules) -> None:
+        self._scan = scan
+        self._connections = connections
+        self._rules = rules
+
+    async def sweep(
+        self,
+        *,
+        limit: int,
+        keys: int | None = None,
+        dry_run: bool = False,
+        progress: Callable[[SweepReport], None] = lambda _: None,
+    ) -> SweepReport:
+        """Look at about `keys` keys (None: at all of them), and ask for at most `limit` drains.
+
+        Raises RedisUnavailableError. With the archive away it still holds and rescues what Redis alone tells it.
+        """
+        report = SweepReport()
+        if not dry_run:
+            await self._enter_opened(report)
+        cursor, began = (0, now().timestamp()) if keys is None else await self._scan.place()
+        if cursor == 0:
+            began = now().timestamp()
+        looked = 0
+        while True:
+            page = await self._scan.page(cursor)
+            cursor, looked = page.cursor, looked + page.keys
+            if page.call_sids:
+                await self._visit(page.call_sids, report, limit, dry_run=dry_run)
+            progress(report)
+            if cursor == 0 or (keys is not None and looked >= keys):
+                break
+        report.round_complete = cursor == 0
+        if report.round_complete:
+            report.round_seconds = now().timestamp() - began
+            if not dry_run:
+                await self._find_missing(report, datetime.fromtimestamp(began, UTC), limit)
+        if not dry_run and keys is not None:
+            await self._scan.keep_place(cursor, began)
+        self._say(report)
+        return report
+
+    async def _visit(self, call_sids: list[str], report: SweepReport, limit: int, *, dry_run: bool) -> None:
+        moment = now()
+        known = await self._known([sid for sid in call_sids if is_call_sid(sid)], report)
+        looks = await self._scan.look(call_sids)
+        doubtful = [
+            look
+            for look in looks
+            if (not look.is_ours and look.call_sid not in known)
+            or ((sighting := known.get(look.call_sid)) is not None and sighting.status in PROVISIONAL)
+        ]
+        if doubtful:
+            await self._scan.count_events(doubtful)
+        seen: list[Seen] = []
+        hold: list[str] = []
+        rescue: dict[str, str] = {}
+        checkpoint: list[str] = []
+        for look in looks:
+            sid = look.call_sid
+            sighting = known.get(sid)
+            if sighting is None and not look.is_ours:
+                report.foreign += 1
+                continue
+            report.sessions += 1
+            if is_call_sid(sid):
+                seen.append(self._seen(look, sighting, moment))
+            decision = self._rules.decide(look, sighting, moment)
+            if decision.action in (Action.RESCUE, Action.CHECKPOINT):
+                if report.rescued + report.checkpoints >= limit:
+                    report.left += 1
+                    # What is left for the next sweep must still be there by then.
+                    decision = Decision(Action.HOLD, "left for the next sweep", hold=look.ttl_seconds is not None)
+                elif decision.action is Action.RESCUE:
+                    rescue[sid] = decision.reason
+                    report.rescued += 1
+                else:
+                    checkpoint.append(sid)
+                    report.checkpoints += 1
+            if decision.hold:
+                hold.append(sid)
+                report.held += 1
+            if decision.action is not Action.NOTHING:
+                report.found[decision.reason] += 1
+                report.decisions.append((sid, decision))
+        if dry_run:
+            return
+        await self._scan.hold(hold)
+        await self._scan.request(rescue)
+        await self._scan.request_checkpoints(checkpoint, int(moment.timestamp() * 1000))
+        await self._note(seen, moment, report)
+
+    def _seen(self, look: Look, sighting: Sighting | None, moment: datetime) -> Seen:
+        return Seen(
+            call_sid=look.call_sid,
+            generation=sighting.generation if sighting else None,
+            started_at=self._rules.started_at(look),
+            changed_at=self._rules.changed_at(look, sighting, moment),
+            fingerprint=look.fingerprint.replace("\x00", ""),
+        )
+
+    async def _known(self, call_sids: list[str], report: SweepReport) -> dict[str, Sighting]:
+        if report.archive_away:
+            return {}
+        try:
+            return await sightings(self._connections, call_sids)
+        except ArchiveUnavailableError:
+            report.archive_away = True
+            return {}
+
+    async def _note(self, seen: list[Seen], moment: datetime, report: SweepReport) -> None:
+        if report.archive_away or not seen:
+            return
+        try:
+            await note_seen(self._connections, seen, moment)
+        except ArchiveUnavailableError:
+            report.archive_away = True
+
+    async def _enter_opened(self, report: SweepReport) -> None:
+        """Enter calls that recorders opened, also those that ended or vanished before any sweep met them."""
+        opened = await self._scan.opened(10_000)
+        moment = now()
+        seen = [Seen(sid, None, None, moment, None) for sid in opened if is_call_sid(sid)]
+        await self._note(seen, moment, report)
+        if not report.archive_away:
+            await self._scan.forget_opened(opened)
+
+    async def _find_missing(self, report: SweepReport, began: datetime, limit: int) -> None:
+        """Calls believed alive that the whole round has not met: their drain will find that they are lost."""
+        if report.archive_away:
+            return
+        try:
+            unmet = await not_seen_since(self._connections, began, limit)
+        except ArchiveUnavailableError:
+            report.archive_away = True
+            return
+        if unmet:
+            missing = await self._scan.request_missing(unmet, int(now().timestamp() * 1000))
+            report.missing += len(missing)
+
+    def _say(self, report: SweepReport) -> None:
+        did = {"held": report.held, "rescued": report.rescued, "checkpoints": report.checkpoints}
+        if any(did.values()) or report.missing or report.left:
+            log.info("sweep.done", sessions=report.sessions, **did, missing=report.missing, left=report.left)
+        if report.left:
+            log.warning(
+                "sweep.limit", left=report.left, advice="the next sweep goes on; raise SESSION_BRIDGE_SWEEP_LIMIT"
+            )
+        if report.archive_away:
+            log.warning("sweep.archive_away", advice="sessions are held in Redis until PostgreSQL is back")
+        if report.round_seconds is not None and report.round_seconds > self._rules.ttl_seconds / 3:
+            log.warning(
+                "sweep.slow_round",
+                round_seconds=round(report.round_seconds),
+                advice="a round should end within a third of the TTL: raise SESSION_BRIDGE_SWEEP_KEYS",
+            )
