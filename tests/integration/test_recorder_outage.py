@@ -103,7 +103,7 @@ async def test_past_its_bound_the_oldest_goes_to_disk_and_comes_back_in_order(
         say(call, range(start, start + 50))
         call.set(conversation_stage=start)
         await asyncio.sleep(0.01)
-        assert len(call._flusher._entries) <= 200
+        assert len(call._flusher._backlog.entries) <= 200
     await until(lambda: len(spooled(spool)) > 800)
     on_disk = [json.loads(line["value"])["turn_number"] for line in spooled(spool) if line["kind"] == "event"]
     assert on_disk == list(range(len(on_disk)))
@@ -126,7 +126,7 @@ async def test_the_exit_is_bounded_and_what_it_asks_for_is_done_later(
         say(call, range(10))
     assert time.monotonic() - began < 5
     assert [line["kind"] for line in spooled(spool)][-1] == "ask"
-    assert len(call._flusher._entries) == 0
+    assert len(call._flusher._backlog.entries) == 0
     began = time.monotonic()
     assert await make_call("CA2").end() is False
     assert time.monotonic() - began < 2  # by now it is known that Redis is away
@@ -230,7 +230,7 @@ async def test_without_a_disk_the_newest_is_kept_and_the_loss_is_said(
     for start in range(0, 1000, 50):
         say(call, range(start, start + 50))
         await asyncio.sleep(0.01)
-    await until(lambda: len(call._flusher._entries) <= 100)
+    await until(lambda: len(call._flusher._backlog.entries) <= 100)
     assert "the spool cannot be written" in caplog.text
     redis_server.start()
     assert await call.flush(10) is False  # truly: not everything has been acknowledged

@@ -178,7 +178,7 @@ async def test_one_flush_is_one_round_trip_for_all_calls(redis_server: Any) -> N
                 call.record_message("user", "hi", turn_number=turn)
         assert await calls[0].flush(5)
         assert trips - before == 1
-        assert await client.hlen("session:CA49") == 43
+        assert await client.hlen("session:CA49") == 43  # type: ignore[misc]
 
 
 async def test_a_thousand_calls_in_one_process_are_all_written(redis_client: Any) -> None:

@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.contract.keys import Keys
-from session_bridge.drain.drainer import Drainer, DrainRules
+from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.loop import DrainLoop
 from session_bridge.drain.outcome import load_outcome
+from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
 from session_bridge.live.scan import SessionScan

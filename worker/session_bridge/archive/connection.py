@@ -163,14 +163,19 @@ def _ours(error: psycopg.Error) -> BridgeError:
     state, message = error.sqlstate, _first_line(error)
     if state is None:
         if isinstance(error, psycopg.DataError):
-            return DataRefusedError(message)
+            return DataRefusedError("the driver refused the data: a text holds what PostgreSQL cannot")
         return ArchiveUnavailableError(f"PostgreSQL does not answer ({message}); check DATABASE_URL and the server")
     if state in ("57014", "25P03", "25P04"):
         return TransactionTimeoutError(f"a transaction took longer than half a lease allows ({message})")
     if state[:2] in ("22", "23", "54") and not (state == "23514" and error.diag.constraint_name is None):
-        # The message may quote the value; what it says of it is in `detail`, which stays in the cause.
-        return DataRefusedError(f"PostgreSQL refused the data: {state} {message}")
+        return DataRefusedError(f"PostgreSQL refused the data: {state} {type(error).__name__}{_place(error)}")
     return ArchiveUnavailableError(f"PostgreSQL cannot serve now: {state} {message}")
+
+
+def _place(error: psycopg.Error) -> str:
+    """Where the data was refused. Not the server's own words: they quote what a log must not hold."""
+    names = (error.diag.table_name, error.diag.column_name, error.diag.constraint_name)
+    return "".join(f" {name}" for name in names if name)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,28 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import structlog
 
 from session_bridge.archive.book import Drained, Record, look_up, new_session_id, not_released
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.dead import bury
-from session_bridge.archive.reader import ArchivedCall, read_back
-from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest, write
-from session_bridge.contract.fields import Family
+from session_bridge.archive.reader import read_back
+from session_bridge.archive.writer import write
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
-from session_bridge.contract.vocabulary import Status
-from session_bridge.drain.archived import call_of
-from session_bridge.drain.call import Call, Reject
-from session_bridge.drain.combine import combine
-from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
-from session_bridge.drain.shape import Identity, shape
-from session_bridge.drain.understand import Understanding
+from session_bridge.drain.prepare import DrainRules, Prepared, Reading, prepare, read
 from session_bridge.drain.values import clean_text
 from session_bridge.errors import (
     ArchiveUnavailableError,
@@ -48,16 +43,6 @@ _SUSPICIOUS = 3
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class DrainRules:
-    """The settings of a drain."""
-
-    understanding: Understanding = field(default_factory=Understanding)
-    outcome: OutcomeFunction = default_outcome
-    lease_seconds: float = 30
-    max_attempts: int = 8
-
-
 @dataclass(slots=True)
 class DrainCounts:
     """What a drainer has done since it began."""
@@ -69,15 +54,6 @@ class DrainCounts:
     dead: int = 0
     lost: int = 0
     again: int = 0
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """A call ready to be written, with what it was read from."""
-
-    snapshot: Snapshot
-    writable: WritableCall
-    ended: bool
 
 
 class Drainer:
@@ -164,35 +140,40 @@ class Drainer:
     # -- one batch --------------------------------------------------------------------------------------------------
 
     async def _drain_batch(self, claims: Sequence[Claim]) -> None:
-        nameable: list[Claim] = []
-        unnameable: list[Claim] = []
-        for claim in claims:
-            (nameable if is_call_sid(claim.call_sid) else unnameable).append(claim)
-        book = await look_up(self._connections, [claim.call_sid for claim in nameable])
-        snapshots = await self._live.read([*nameable, *unnameable])
+        named = [claim for claim in claims if is_call_sid(claim.call_sid)]
+        book = await look_up(self._connections, [claim.call_sid for claim in named])
+        snapshots = await self._live.read(claims)
         moment = now()
-        readings: list[_Reading] = []
+        readings: list[Reading] = []
         for snapshot in snapshots:
-            sid = snapshot.claim.call_sid
-            if not is_call_sid(sid):
-                await self._bury(snapshot, None, "call SID", "a call SID is text of at most 255 characters", moment)
-            elif snapshot.wrong_type is not None:
-                error = f"the key holds a {snapshot.wrong_type}, not a hash; nothing of it was touched"
-                await self._bury(snapshot, _latest(book.get(sid)), "wrong type", error, moment)
-            elif snapshot.empty and not _is_missing(snapshot, book.get(sid)):
+            records = book.get(snapshot.claim.call_sid, [])
+            if trouble := _trouble(snapshot):
+                await self._bury(snapshot, _latest(records), *trouble, moment)
+            elif snapshot.empty and not _is_missing(snapshot, records):
                 await self._live.settle(snapshot.claim, "empty" if snapshot.claim.queue is Queue.READY else "done")
             else:
-                readings.append(self._understand(snapshot, book.get(sid, [])))
-            await asyncio.sleep(0)
+                async with self._own_fault(snapshot, _latest(records)):
+                    readings.append(read(self._rules, snapshot, records))
         merging = [reading.record.session_id for reading in readings if reading.record and reading.record.drains]
         archived = await read_back(self._connections, merging) if merging else {}
-        prepared = []
+        prepared: list[Prepared] = []
         for reading in readings:
-            prepared.append(self._prepare(reading, archived, moment))
-            # Between two calls the connections beside this one get their turn.
-            await asyncio.sleep(0)
+            kept = archived.get(reading.record.session_id) if reading.record else None
+            async with self._own_fault(reading.snapshot, reading.record):
+                prepared.append(prepare(self._rules, reading, kept, moment))
         if prepared:
             await self._write(prepared)
+
+    @asynccontextmanager
+    async def _own_fault(self, snapshot: Snapshot, record: Record | None) -> AsyncIterator[None]:
+        """An error that a call provokes in our own code counts as one of its data: the calls beside it go on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this call's
+            where = f"{type(error).__name__} at {place_of(error)}"
+            await self._refused(snapshot, record, f"a bug of the bridge, please report it: {where}")
+        # Between two calls the connections beside this one get their turn.
+        await asyncio.sleep(0)
 
     async def _drain_alone(self, claim: Claim) -> None:
         if claim.times == _SUSPICIOUS + 1:
@@ -202,82 +183,11 @@ class Drainer:
         book = await look_up(self._connections, [claim.call_sid])
         [snapshot] = await self._live.read([claim])
         error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
-        await self._bury(snapshot, _latest(book.get(claim.call_sid)), "fatal", error, now())
-
-    def _understand(self, snapshot: Snapshot, records: list[Record]) -> _Reading:
-        call = self._rules.understanding.call(snapshot.claim.call_sid, snapshot.fields, snapshot.oversize)
-        if snapshot.empty:
-            call.state["status"] = Status.LOST
-            call.state["status_by"] = "inferred"
-        record, generation = _which(records, call)
-        if record is not None and record.tenant_id is not None:
-            given = call.state.get("tenant_id")
-            if given is not None and given != record.tenant_id:
-                raw = snapshot.fields[b"tenant_id"]
-                error = "another tenant than the one this call belongs to"
-                call.rejects.append(Reject(b"tenant_id", raw, len(raw), "tenant conflict", error))
-            call.state["tenant_id"] = record.tenant_id
-        return _Reading(snapshot, call, record, generation)
-
-    def _prepare(self, reading: _Reading, archived: dict[str, ArchivedCall], moment: datetime) -> _Prepared:
-        snapshot, record = reading.snapshot, reading.record
-        kept = archived.get(record.session_id) if record else None
-        call = combine(call_of(kept) if kept else None, reading.call, requested=snapshot.claim.queue is Queue.READY)
-        tenant_id = call.state.get("tenant_id")
-        known = kept.rejects if kept else {}
-        rejects = [reject for reject in call.rejects if _digest(reject) not in known]
-        call.rejects = rejects
-        started_at = call.state.get("started_at")
-        started_at = started_at if isinstance(started_at, datetime) else None
-        identity = Identity(
-            session_id=record.session_id if record else new_session_id(started_at, moment),
-            generation=reading.generation,
-            tenant_id=tenant_id if isinstance(tenant_id, str) else None,
-            drains=(record.drains if record else 0) + 1,
-            first_archived_at=kept.session["first_archived_at"] if kept else moment,
-            archived_at=moment,
-            rejects=sum(not cleaned for cleaned in known.values()),
-        )
-        shaped = shape(call, identity, self._rules.understanding, self._decide_outcome)
-        session = shaped.session
-        ended = snapshot.claim.queue is Queue.READY
-        state = "lost" if session["status"] == Status.LOST else "archived" if ended else "checkpointed"
-        book = Drained(
-            call_sid=call.call_sid,
-            generation=reading.generation,
-            session_id=identity.session_id,
-            tenant_id=identity.tenant_id,
-            state=state,
-            status=str(session["status"]),
-            started_at=started_at,
-            ended_at=_datetime(session["ended_at"]),
-            last_activity_at=_datetime(session["last_activity_at"]),
-            at=moment,
-            expected_drains=record.drains if record else None,
-        )
-        writable = WritableCall(
-            book,
-            shaped.session_row,
-            shaped.rows,
-            shaped.texts,
-            shaped.chunk_contents,
-            [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in rejects],
-            merge=kept is not None,
-            drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
-        )
-        return _Prepared(snapshot, writable, ended)
-
-    def _decide_outcome(self, facts: CallFacts) -> str | None:
-        try:
-            return self._rules.outcome(facts)
-        except Exception:
-            # The user's own function: a bug in it must not keep a call from the archive.
-            log.exception("drain.outcome_failed", advice="look at the function SESSION_BRIDGE_OUTCOME names")
-            return None
+        await self._bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    async def _write(self, prepared: Sequence[_Prepared]) -> None:
+    async def _write(self, prepared: Sequence[Prepared]) -> None:
         """Write and release; a batch that PostgreSQL refuses for its data is halved until the culprit is alone."""
         by_sid = {one.snapshot.claim.call_sid: one for one in prepared}
 
@@ -289,7 +199,7 @@ class Drainer:
                 written = await write(self._connections, [one.writable for one in prepared], fetch_field)
         except DataRefusedError as error:
             if len(prepared) == 1:
-                await self._refused(prepared[0], error)
+                await self._refused(prepared[0].snapshot, _record_of(prepared[0].writable.book), str(error))
                 return
             middle = len(prepared) // 2
             await self._write(prepared[:middle])
@@ -301,7 +211,7 @@ class Drainer:
                 await self._live.settle(one.snapshot.claim, "given")
         await self._release([one for one in prepared if one.snapshot.claim.call_sid in written])
 
-    async def _release(self, written: Sequence[_Prepared]) -> None:
+    async def _release(self, written: Sequence[Prepared]) -> None:
         for one in written:
             self._count(one)
         for one in written:
@@ -322,7 +232,7 @@ class Drainer:
         if alive:
             await not_released(self._connections, alive)
 
-    def _count(self, one: _Prepared) -> None:
+    def _count(self, one: Prepared) -> None:
         counts, book = self.counts, one.writable.book
         if book.state == "lost":
             counts.lost += 1
@@ -339,19 +249,15 @@ class Drainer:
 
     # -- when the data is at fault ----------------------------------------------------------------------------------
 
-    async def _refused(self, one: _Prepared, error: DataRefusedError) -> None:
-        claim = one.snapshot.claim
+    async def _refused(self, snapshot: Snapshot, record: Record | None, error: str) -> None:
+        claim = snapshot.claim
         attempts = await self._live.count_attempt(claim.call_sid)
         if attempts < self._rules.max_attempts:
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311  # spreads retries, hides nothing
-            log.warning("drain.refused", call_sid=claim.call_sid, attempt=attempts, error=str(error), again_in=delay)
+            log.warning("drain.refused", call_sid=claim.call_sid, attempt=attempts, error=error, again_in=delay)
             await self._live.settle(claim, "given", delay_seconds=delay)
-            return
-        book = one.writable.book
-        record = Record(
-            book.call_sid, book.generation, book.session_id, book.tenant_id, book.state, 0, None, None, book.at, None
-        )
-        await self._bury(one.snapshot, record, "refused", str(error), book.at, attempts=attempts)
+        else:
+            await self._bury(snapshot, record, "refused", error, now(), attempts=attempts)
 
     async def _bury(
         self,
@@ -400,51 +306,48 @@ class Drainer:
             await self._live.release([snapshot])
 
 
-@dataclass(slots=True)
-class _Reading:
-    """A live session as it was understood, and the record it belongs to (None for a new one)."""
-
-    snapshot: Snapshot
-    call: Call
-    record: Record | None
-    generation: int
+def place_of(error: Exception) -> str:
+    """Where in the code an error arose, without its own words: they may quote a call."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
-def _which(records: list[Record], call: Call) -> tuple[Record | None, int]:
-    """The record that a reading belongs to, and its generation: the same SID may name a later call."""
-    if not records:
-        return None, 1
-    started_at = call.state.get("started_at")
-    if not isinstance(started_at, datetime):
-        return records[0], records[0].generation
-    latest = records[0]
-    if latest.state in ("archived", "dead") and latest.ended_at is not None and started_at > latest.ended_at:
-        return None, latest.generation + 1
-    for record in records:
-        if record.started_at is None or started_at >= record.started_at:
-            return record, record.generation
-    return records[-1], records[-1].generation
+def _trouble(snapshot: Snapshot) -> tuple[str, str] | None:
+    """The reason and the error for which a session cannot be archived at all, if there is one."""
+    if not is_call_sid(snapshot.claim.call_sid):
+        return "call SID", "a call SID is 1 to 255 characters of text"
+    if snapshot.wrong_type is not None:
+        return "wrong type", f"the key holds a {snapshot.wrong_type}, not a hash; nothing of it was touched"
+    return None
 
 
-def _is_missing(snapshot: Snapshot, records: list[Record] | None) -> bool:
+def _is_missing(snapshot: Snapshot, records: Sequence[Record]) -> bool:
     """Whether an empty session is one that nothing was archived of: then it is lost, and that is said."""
     if snapshot.claim.queue is Queue.CHECKPOINTS:
         return False
     return not records or records[0].state in ("live", "checkpointed")
 
 
-def _latest(records: list[Record] | None) -> Record | None:
+def _record_of(book: Drained) -> Record:
+    """The record that a call would have had."""
+    return Record(
+        book.call_sid,
+        book.generation,
+        book.session_id,
+        book.tenant_id,
+        book.state,
+        book.expected_drains or 0,
+        book.started_at,
+        book.ended_at,
+        book.at,
+        None,
+    )
+
+
+def _latest(records: Sequence[Record]) -> Record | None:
     return records[0] if records else None
-
-
-def _digest(reject: Reject) -> bytes:
-    return reject_digest(reject.field, reject.raw or b"")
 
 
 def _storable(call_sid: str) -> str:
     """A call SID as a text column can hold it."""
     return call_sid.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")[:255]
-
-
-def _datetime(value: object) -> datetime | None:
-    return value if isinstance(value, datetime) else None

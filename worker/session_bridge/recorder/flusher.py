@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
+from session_bridge.recorder.backlog import Backlog
 from session_bridge.recorder.batch import Batch, is_away
 from session_bridge.recorder.entries import Entry, Line, touch
 from session_bridge.recorder.moments import MOMENTS
@@ -30,10 +30,6 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _SCAN_SECONDS = 30.0
 _LAST_TURN_SECONDS = 4.0
-# One pipeline, and one spool file, holds about this much at most.
-_BATCH_BYTES = 4 << 20
-_BUFFER_BYTES = 64 << 20
-
 
 working: set[Flusher] = set()
 """Those whose task runs, so that the end of the process finds what they hold."""
@@ -50,10 +46,9 @@ class Pace:
 
 
 class Flusher:
-    """Keeps the log of what is not yet acknowledged, oldest first, and brings it to Redis or, past its bound, to disk.
+    """Works off a backlog: to Redis, or, where that is away and memory is full, to disk and back.
 
-    The order is always: files of our own, then the log. `append` may be called from any thread; all else belongs to
-    the loop.
+    `append` adds an entry from any thread; all else belongs to the loop.
     """
 
     def __init__(self, client: Redis, *, owned: bool, keys: Keys, pace: Pace, spool: Spool) -> None:
@@ -68,44 +63,28 @@ class Flusher:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._entries: list[Entry] = []
-        self._bytes = 0
         self._spool = spool
-        self._files: deque[tuple[Path, int]] = deque()
+        self._backlog = Backlog(spool, pace.buffer_events, self._nudge)
+        self.append = self._backlog.append
         self._adopted: deque[Spool] = deque()
-        self._settled = 0
-        self._waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._movers: list[asyncio.Future[None]] = []
         self._aged = False
         self._urgent = False
         self._event = asyncio.Event()
-        self._nudge_at = 0
         self._deadline: asyncio.Timeout | None = None
         self._pause = _FIRST_PAUSE
-        self._dropped = 0
-        self._disk_refuses = False
         self._next_beat = self._loop.time() + pace.heartbeat_seconds
         self._next_scan = 0.0
 
     # -- what recorders call ------------------------------------------------------------------------------------
 
-    def append(self, entry: Entry) -> None:
-        """Add an entry to the log; it never blocks and never raises."""
-        entries = self._entries
-        entries.append(entry)
-        self._bytes += len(entry[3])
-        if len(entries) >= self._nudge_at or self._bytes > _BUFFER_BYTES:
-            self._nudge()
-
     async def flush(self, timeout: float | None) -> bool:  # noqa: ASYNC109  # a caller with a timeout wants an answer
         """Wait until all that is in the log now is settled; False if that takes longer than `timeout` seconds."""
-        target = self._settled + self._waiting()
-        if target == self._settled:
+        if not self._backlog:
             return True
         if self.closed:
             return False
-        settled: asyncio.Future[bool] = self._loop.create_future()
-        self._waiters.append((target, settled))
+        settled = self._backlog.settled()
         self._urgent = True
         self._nudge()
         done, _ = await asyncio.wait({settled}, timeout=timeout)
@@ -127,18 +106,13 @@ class Flusher:
         await asyncio.wait({moved}, timeout=timeout)
 
     def spool_now(self) -> None:
-        """Write the log to disk at once, blocking: for a loop or a process that ends."""
-        entries, self._entries, self._bytes = self._entries, [], 0
-        if not entries:
-            return
-        try:
-            self._spool.write(entries)
-        except OSError as error:
-            _logger.error("%d recorded entries are lost: Redis is away and so is the spool (%s)", len(entries), error)  # noqa: TRY400
+        """Write what memory holds to disk at once, blocking: for a loop or a process that ends."""
+        self._backlog.move_now()
 
     def abandon(self) -> None:
         """Forget everything: it belongs to the process that this one was forked from."""
-        self._entries, self._bytes, self.closed = [], 0, True
+        self._backlog.entries.clear()
+        self.closed = True
         self._spool.forget()
 
     # -- the task -----------------------------------------------------------------------------------------------
@@ -151,7 +125,7 @@ class Flusher:
     @property
     def idle(self) -> bool:
         """Whether nothing is held that only this flusher knows of."""
-        return not self._entries and (self._task is None or self._task.done())
+        return not self._backlog and (self._task is None or self._task.done())
 
     def start(self) -> None:
         """Begin to work, unless it does already."""
@@ -160,14 +134,13 @@ class Flusher:
             self._task = self._loop.create_task(self._run(), name="session-bridge recorder")
 
     def _nudge(self) -> None:
-        self._nudge_at = sys.maxsize
         if not self.closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_nudge)
 
     def _on_nudge(self) -> None:
         self._event.set()
         self.start()
-        if self._deadline is not None and self._overfull():
+        if self._deadline is not None and self._backlog.overfull:
             soon = self._loop.time() + _PATIENCE_SECONDS
             self._deadline.reschedule(min(soon, self._deadline.when() or soon))
 
@@ -181,7 +154,7 @@ class Flusher:
         finally:
             self._answer_all()
             await self._release()
-            if self._entries and not self.closed:  # came while the connection was being closed
+            if self._backlog and not self.closed:  # came while the connection was being closed
                 self._loop.call_soon(self.start)
             else:
                 working.discard(self)
@@ -197,40 +170,42 @@ class Flusher:
             self._beat()
         if self._movers:
             await self._move()
-        if not self._entries and not self._files and not self._adopted:
-            self._nudge_at = 1
-            if not self.live and not self._entries:
+        backlog = self._backlog
+        if not backlog and not self._adopted:
+            backlog.nudge_at = 1
+            if not self.live and not backlog:
                 return False
             await self._sleep(min(self._next_beat, self._next_scan) - now, 1)
-        elif not self._files and not self.away:
+        elif not backlog.files and not self.away:
             await self._sleep(self._pace.flush_interval, self._pace.flush_events)
-        if not self._waiting() and not self._adopted:
+        if not backlog and not self._adopted:
             return True
         if not await self._send():
-            await self._make_room()
+            await backlog.make_room()
             await self._sleep(self._pause * MOMENTS.jitter(), self._pace.buffer_events + 1)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            await self._make_room()
+            await backlog.make_room()
         return True
 
     async def _sleep(self, seconds: float, nudge_at: int) -> None:
         """Sleep, or less: until the log holds `nudge_at` entries or somebody waits."""
+        backlog = self._backlog
         self._event.clear()
-        self._nudge_at = nudge_at
-        if not self._urgent and not self._movers and len(self._entries) < nudge_at and not self._overfull():
+        backlog.nudge_at = nudge_at
+        if not self._urgent and not self._movers and len(backlog.entries) < nudge_at and not backlog.overfull:
             try:
                 async with asyncio.timeout(seconds):
                     await self._event.wait()
             except TimeoutError:
                 pass
-        self._nudge_at = self._pace.buffer_events + 1
+        backlog.nudge_at = self._pace.buffer_events + 1
 
     async def _last_turn(self) -> None:
         """The loop is being shut down: give the calls that end with it the time to say so."""
         try:
             async with asyncio.timeout(_LAST_TURN_SECONDS):
                 await asyncio.sleep(self._pace.flush_interval)
-                while self._entries or self.leaving:
+                while self._backlog.entries or self.leaving:
                     if not await self._send():
                         break
                     await asyncio.sleep(min(self._pace.flush_interval, 0.01))
@@ -256,22 +231,18 @@ class Flusher:
 
     # -- to Redis -----------------------------------------------------------------------------------------------
 
-    def _waiting(self) -> int:
-        return len(self._entries) + sum(count for _, count in self._files)
-
     async def _send(self) -> bool:
         """Bring the oldest of what waits to Redis; False if Redis is away."""
+        backlog = self._backlog
         self._urgent = False
         try:
-            if self._files:
-                path, count = self._files[0]
-                await self._replay(self._spool, path)
-                self._files.popleft()
-                self._settle(count)
-            elif self._entries:
-                batch = self._oldest()
+            if backlog.files:
+                await self._replay(self._spool, backlog.files[0][0])
+                backlog.settle_file()
+            elif backlog.entries:
+                batch = backlog.oldest()
                 await self._deliver(batch, aged=self._aged)
-                self._forget(batch)
+                backlog.settle(batch)
             if self._adopted:
                 await self._replay_adopted()
         except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
@@ -280,25 +251,11 @@ class Flusher:
         if self.away:
             self.away = False
             _logger.info("Redis is back; what waited is being written")
-            if self._dropped:
-                _logger.error(
-                    "%d recorded entries are lost: there was room neither in memory nor on disk", self._dropped
-                )
-            self._dropped, self._disk_refuses = 0, False
-        if not self._waiting():
+            backlog.say_losses()
+        if not backlog:
             self._aged = False
         self._pause = _FIRST_PAUSE
         return True
-
-    def _oldest(self) -> list[Entry]:
-        if self._bytes <= _BATCH_BYTES:
-            return self._entries[:]
-        size = 0
-        for index, entry in enumerate(self._entries):
-            size += len(entry.value)
-            if size > _BATCH_BYTES:
-                return self._entries[: index + 1]
-        return self._entries[:]
 
     async def _deliver(self, entries: Sequence[Entry], *, aged: bool) -> None:
         """One pipeline, one round trip. Raises if Redis is away; what it refuses for good is set aside."""
@@ -326,27 +283,12 @@ class Flusher:
             kept = f"nowhere, for the disk refuses them ({error})"
         _logger.error("Redis refuses what was recorded of %d calls (%s); it is kept in %s", len(refused), reasons, kept)
 
-    def _forget(self, batch: list[Entry]) -> None:
-        del self._entries[: len(batch)]
-        self._bytes = self._bytes - sum(len(entry[3]) for entry in batch) if self._entries else 0
-        self._settle(len(batch))
-
-    def _settle(self, count: int) -> None:
-        self._settled += count
-        if self._waiters:
-            for target, future in self._waiters:
-                if target <= self._settled and not future.done():
-                    future.set_result(True)
-            self._waiters = [waiter for waiter in self._waiters if not waiter[1].done()]
-
     def _answer_all(self) -> None:
-        for _, future in self._waiters:
-            if not future.done():
-                future.set_result(False)
+        self._backlog.give_up()
         for moved in self._movers:
             if not moved.done():
                 moved.set_result(None)
-        self._waiters, self._movers = [], []
+        self._movers = []
 
     def _fail(self, error: Exception) -> None:
         self._aged = True
@@ -359,7 +301,7 @@ class Flusher:
 
     def _beat(self) -> None:
         """Let each call say that it lives, which renews its TTL too; not again while the last time still waits."""
-        if self.away and self._waiting():
+        if self.away and self._backlog:
             return
         at = MOMENTS.text()
         for line in list(self.live):
@@ -367,42 +309,12 @@ class Flusher:
 
     # -- to disk and back ---------------------------------------------------------------------------------------
 
-    def _overfull(self) -> bool:
-        return len(self._entries) > self._pace.buffer_events or self._bytes > _BUFFER_BYTES
-
-    async def _make_room(self) -> None:
-        """Bring the older half of a log that is too long to disk; where that fails, drop it."""
-        while self._overfull():
-            count = max(len(self._entries) - self._pace.buffer_events // 2, 1)
-            if not await self._move_oldest(count):
-                dropped = self._entries[: max(len(self._entries) - self._pace.buffer_events, 1)]
-                for entry in dropped:
-                    entry.line.lost += 1
-                self._dropped += len(dropped)
-                self._forget(dropped)
-
     async def _move(self) -> None:
         movers, self._movers = self._movers, []
-        while self._entries and await self._move_oldest(len(self._entries)):
-            pass
+        await self._backlog.move_all()
         for moved in movers:
             if not moved.done():
                 moved.set_result(None)
-
-    async def _move_oldest(self, count: int) -> bool:
-        """Move up to `count` of the oldest entries into one file; False if the disk refuses."""
-        batch = self._oldest()[:count]
-        try:
-            path = await asyncio.to_thread(self._spool.write, batch)
-        except OSError as error:
-            if not self._disk_refuses:
-                self._disk_refuses = True
-                _logger.error("the spool cannot be written, so only the newest is kept while Redis is away: %s", error)  # noqa: TRY400
-            return False
-        del self._entries[: len(batch)]
-        self._bytes = self._bytes - sum(len(entry[3]) for entry in batch) if self._entries else 0
-        self._files.append((path, len(batch)))
-        return True
 
     async def _replay(self, spool: Spool, path: Path) -> None:
         """Bring one file to Redis, and forget it once Redis has acknowledged it."""

@@ -1,0 +1,149 @@
+"""From a live session that was read to a call ready to be written: understood, joined to its archive, and shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from session_bridge.archive.book import Drained, Record, new_session_id
+from session_bridge.archive.reader import ArchivedCall
+from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
+from session_bridge.contract.fields import Family
+from session_bridge.contract.vocabulary import Status
+from session_bridge.drain.archived import call_of
+from session_bridge.drain.call import Call, Reject
+from session_bridge.drain.combine import combine
+from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
+from session_bridge.drain.shape import Identity, shape
+from session_bridge.drain.understand import Understanding
+from session_bridge.live.sessions import Queue, Snapshot
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRules:
+    """The settings of a drain."""
+
+    understanding: Understanding = field(default_factory=Understanding)
+    outcome: OutcomeFunction = default_outcome
+    lease_seconds: float = 30
+    max_attempts: int = 8
+
+
+@dataclass(slots=True)
+class Reading:
+    """A live session as it was understood, and the record it belongs to (None for a new one)."""
+
+    snapshot: Snapshot
+    call: Call
+    record: Record | None
+    generation: int
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A call ready to be written, with what it was read from."""
+
+    snapshot: Snapshot
+    writable: WritableCall
+    ended: bool
+
+
+def read(rules: DrainRules, snapshot: Snapshot, records: Sequence[Record]) -> Reading:
+    """What a live session says, and which of its call's records it belongs to."""
+    call = rules.understanding.call(snapshot.claim.call_sid, snapshot.fields, snapshot.oversize)
+    if snapshot.empty:
+        call.state["status"] = Status.LOST
+        call.state["status_by"] = "inferred"
+    record, generation = _which(records, call)
+    if record is not None and record.tenant_id is not None:
+        given = call.state.get("tenant_id")
+        if given is not None and given != record.tenant_id:
+            raw = snapshot.fields[b"tenant_id"]
+            error = "another tenant than the one this call belongs to"
+            call.rejects.append(Reject(b"tenant_id", raw, len(raw), "tenant conflict", error))
+        call.state["tenant_id"] = record.tenant_id
+    return Reading(snapshot, call, record, generation)
+
+
+def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, moment: datetime) -> Prepared:
+    """The rows of a call: of what was read, joined to `kept`, what is archived of it already."""
+    snapshot, record = reading.snapshot, reading.record
+    ended = snapshot.claim.queue is Queue.READY
+    call = combine(call_of(kept) if kept else None, reading.call, requested=ended)
+    known = kept.rejects if kept else {}
+    call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in known]
+    started_at, tenant_id = _datetime(call.state.get("started_at")), call.state.get("tenant_id")
+    identity = Identity(
+        session_id=record.session_id if record else new_session_id(started_at, moment),
+        generation=reading.generation,
+        tenant_id=tenant_id if isinstance(tenant_id, str) else None,
+        drains=(record.drains if record else 0) + 1,
+        first_archived_at=kept.session["first_archived_at"] if kept else moment,
+        archived_at=moment,
+        rejects=sum(not cleaned for cleaned in known.values()),
+    )
+    shaped = shape(call, identity, rules.understanding, _guarded(rules.outcome))
+    session = shaped.session
+    book = Drained(
+        call_sid=call.call_sid,
+        generation=identity.generation,
+        session_id=identity.session_id,
+        tenant_id=identity.tenant_id,
+        state="lost" if session["status"] == Status.LOST else "archived" if ended else "checkpointed",
+        status=str(session["status"]),
+        started_at=started_at,
+        ended_at=_datetime(session["ended_at"]),
+        last_activity_at=_datetime(session["last_activity_at"]),
+        at=moment,
+        expected_drains=record.drains if record else None,
+    )
+    writable = WritableCall(
+        book,
+        shaped.session_row,
+        shaped.rows,
+        shaped.texts,
+        shaped.chunk_contents,
+        [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
+        merge=kept is not None,
+        drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
+    )
+    return Prepared(snapshot, writable, ended)
+
+
+def _guarded(outcome: OutcomeFunction) -> OutcomeFunction:
+    """The user's own function, of which a bug must not keep a call from the archive."""
+
+    def decide(facts: CallFacts) -> str | None:
+        try:
+            return outcome(facts)
+        except Exception as error:
+            advice = "look at the function that SESSION_BRIDGE_OUTCOME names"
+            log.error("drain.outcome_failed", error=type(error).__name__, advice=advice)  # noqa: TRY400  # a traceback may quote the call
+            return None
+
+    return decide
+
+
+def _which(records: Sequence[Record], call: Call) -> tuple[Record | None, int]:
+    """The record that a reading belongs to, and its generation: the same SID may name a later call."""
+    if not records:
+        return None, 1
+    started_at = call.state.get("started_at")
+    if not isinstance(started_at, datetime):
+        return records[0], records[0].generation
+    latest = records[0]
+    if latest.state in ("archived", "dead") and latest.ended_at is not None and started_at > latest.ended_at:
+        return None, latest.generation + 1
+    for record in records:
+        if record.started_at is None or started_at >= record.started_at:
+            return record, record.generation
+    return records[-1], records[-1].generation
+
+
+def _datetime(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
