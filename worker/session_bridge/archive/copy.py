@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import datetime
 
 from psycopg import sql
 
@@ -35,21 +34,13 @@ def copy_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     lines = [
-        _DELIMITER.join([_NULL if cell is None else cell if cell.__class__ is str else _text(cell) for cell in row])
+        _DELIMITER.join([_NULL if cell is None else cell if cell.__class__ is str else str(cell) for cell in row])
         for row in rows
     ]
     text = f"{_END.join(lines)}{_END}"
     if text.count(_DELIMITER) == len(rows) * (len(rows[0]) - 1) and text.count(_END) == len(rows):
         return _escape(text).replace(_END, "\n")
     return "".join([f"{_DELIMITER.join(map(_escaped_cell, row))}\n" for row in rows])
-
-
-def _text(cell: Cell) -> str:
-    if cell.__class__ is datetime:
-        return cell.isoformat()
-    if isinstance(cell, bytes):
-        return f"\\x{cell.hex()}"
-    return str(cell)
 
 
 def _escape(text: str) -> str:
@@ -59,4 +50,4 @@ def _escape(text: str) -> str:
 def _escaped_cell(cell: Cell) -> str:
     if cell is None:
         return _NULL
-    return _escape(cell if isinstance(cell, str) else _text(cell)).replace(_DELIMITER, f"\\{_DELIMITER}")
+    return _escape(cell if isinstance(cell, str) else str(cell)).replace(_DELIMITER, f"\\{_DELIMITER}")

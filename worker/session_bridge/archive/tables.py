@@ -11,9 +11,9 @@ from typing import TypeAlias
 from session_bridge.contract.fields import TEXT_FIELDS, Family
 from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
 
-Cell: TypeAlias = str | int | float | bool | bytes | datetime | Decimal | None
+Cell: TypeAlias = str | int | float | bool | datetime | Decimal | None
 Row: TypeAlias = tuple[Cell, ...]
-"""One row, in the order of its table's columns; JSON as text, UUIDs as text."""
+"""One row, in the order of its table's columns; JSON, UUIDs and bytes as the text PostgreSQL reads."""
 
 
 @dataclass(frozen=True, slots=True)

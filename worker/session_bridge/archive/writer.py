@@ -33,14 +33,14 @@ class RejectedField:
 class WritableCall:
     """One call as the writer takes it.
 
-    `merge` says that rows of it are archived already. `texts` are its children's rows as COPY takes them.
+    `merge` says that rows of it are archived already; else `texts` are its children's rows as COPY takes them.
     """
 
     book: Drained
     session_row: Row
     rows: dict[Table, list[Row]]
     texts: dict[Table, str]
-    chunk_contents: dict[bytes, str]
+    chunk_contents: dict[str, str]
     rejects: list[RejectedField] = field(default_factory=list)
     merge: bool = False
     drop_history: bool = False
@@ -64,7 +64,7 @@ async def write(connections: ArchiveConnections, calls: Sequence[WritableCall], 
         if new:
             await _copy(connection, SESSIONS, copy_text([call.session_row for call in new]))
             for table in CHILDREN:
-                await _copy(connection, table, "".join([call.texts[table] for call in new]))
+                await _copy(connection, table, "".join([call.texts[table] for call in new if table in call.texts]))
         for call in written:
             if call.merge:
                 await _merge(connection, call)
@@ -101,8 +101,6 @@ def _document(table: Table, row: Row) -> dict[str, JsonValue]:
             continue
         if column in table.json_columns and isinstance(cell, str):
             document[column] = from_json(cell)
-        elif isinstance(cell, bytes):
-            document[column] = f"\\x{cell.hex()}"
         else:
             document[column] = cell if isinstance(cell, str | int | float) else str(cell)
     return document
@@ -133,25 +131,19 @@ _UPSERTS = {table: _upsert_statement(table) for table in (SESSIONS, *CHILDREN)}
 
 
 async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
-    contents: dict[tuple[date, str, bytes], str] = {}
+    """Keep each distinct chunk text of a month and tenant once; only those not kept yet are sent."""
+    shelves: dict[tuple[date, str], dict[str, str]] = {}
     for call in calls:
         if call.chunk_contents:
             month = session_time(call.book.session_id).date().replace(day=1)
-            tenant_id = call.book.tenant_id or ""
-            for content_hash, content in call.chunk_contents.items():
-                contents[month, tenant_id, content_hash] = content
-    if not contents:
-        return
-    missing = sorted(await fetch(connection, "missing_contents", **_content_columns(list(contents))))
-    if missing:
-        keys = [(month, tenant_id, bytes(content_hash)) for month, tenant_id, content_hash in missing]
-        texts = [contents[key] for key in keys]
-        await run(connection, "keep_contents", **_content_columns(keys), content=texts)
-
-
-def _content_columns(keys: list[tuple[date, str, bytes]]) -> dict[str, object]:
-    months, tenants, hashes = zip(*keys, strict=True)
-    return {"month": list(months), "tenant_id": list(tenants), "content_hash": list(hashes)}
+            shelves.setdefault((month, call.book.tenant_id or ""), {}).update(call.chunk_contents)
+    for (month, tenant_id), contents in sorted(shelves.items()):
+        hashes = ",".join(contents)
+        missing = await fetch(connection, "missing_contents", month=month, tenant_id=tenant_id, hashes=hashes)
+        if missing:
+            wanted = sorted(content_hash for (content_hash,) in missing)
+            texts = [contents[content_hash] for content_hash in wanted]
+            await run(connection, "keep_contents", month=month, tenant_id=tenant_id, hashes=wanted, contents=texts)
 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:

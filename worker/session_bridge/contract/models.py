@@ -8,7 +8,7 @@ The names and families are those of the contract; each field is a column of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Required
 
@@ -201,7 +201,7 @@ class FamilyModel:
     json_columns: frozenset[str] = frozenset()
     time_columns: frozenset[str] = frozenset()
     one_of: tuple[str, ...] = ()
-    known: frozenset[str] = field(default=frozenset())
+    known: frozenset[str] = frozenset()
 
 
 def _family(

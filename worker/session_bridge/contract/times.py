@@ -10,6 +10,27 @@ _FIRST_MILLISECOND = 100_000_000_000
 # Beyond these no call was ever made, and durations and months computed from them would be nonsense.
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+_FIRST_DAY, _LAST_YEAR = "1970-01-02", "2200"
+_CANONICAL_LENGTHS = (25, 32)
+
+
+def canonical_time(value: object, zone: tzinfo = UTC) -> str:
+    """The moment that `value` names, as `2026-11-21T10:00:00[.123456]+00:00`; raises ValueError as `parse_time` does.
+
+    All texts of this one form sort as the moments they name.
+    """
+    if (
+        isinstance(value, str)
+        and len(value) in _CANONICAL_LENGTHS
+        and value[10] == "T"
+        and value[4] == value[7] == "-"
+        and value.endswith("+00:00")
+        and _FIRST_DAY <= value < _LAST_YEAR
+    ):
+        # Most writers' own form: it is only looked at, not taken apart and put together again.
+        datetime.fromisoformat(value)
+        return value
+    return parse_time(value, zone).isoformat()
 
 
 def parse_time(value: object, zone: tzinfo = UTC) -> datetime:

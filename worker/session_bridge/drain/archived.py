@@ -33,8 +33,7 @@ def call_of(archived: ArchivedCall) -> Call:
     call.extra = from_json(session["extra"]) if session["extra"] else {}
     call.events = {family: _events(family, rows, archived) for family, rows in archived.events.items()}
     call.unknown_events = [
-        UnknownEvent(row["family"], row["event_id"], row["timestamp"], row["payload"])
-        for row in archived.unknown_events
+        UnknownEvent(row["family"], row["event_id"], _stamp(row), row["payload"]) for row in archived.unknown_events
     ]
     call.doubtful = _doubts(session["extra"]) or any(
         _doubts(row["extra"]) for rows in archived.events.values() for row in rows
@@ -55,12 +54,21 @@ def _events(family: Family, rows: list[dict[str, Any]], archived: ArchivedCall) 
         if row["event_id"].startswith(HISTORY_ID):
             continue
         data: dict[str, Value] = {name: row[name] for name in columns if row[name] is not None}
+        for name in MODELS[family].time_columns:
+            data[name] = row[name].isoformat() if row[name] else None
         if family is Family.RAG:
             data["chunks"] = [_chunk(chunk) for chunk in archived.chunks.get(row["event_id"], ())]
-        events.append(Event(row["event_id"], row["timestamp"], data))
+        events.append(Event(row["event_id"], _stamp(row), data))
     return events
 
 
+def _stamp(row: dict[str, Any]) -> str | None:
+    return row["timestamp"].isoformat() if row["timestamp"] else None
+
+
 def _chunk(row: dict[str, Any]) -> dict[str, JsonValue]:
-    names = (*CHUNK_COLUMNS, "content", "content_hash", "extra")
-    return {name: row[name] for name in names if row[name] is not None}
+    names = (*CHUNK_COLUMNS, "content", "extra")
+    chunk = {name: row[name] for name in names if row[name] is not None}
+    if row["content_hash"] is not None:
+        chunk["content_hash"] = f"\\x{row['content_hash'].hex()}"
+    return chunk

@@ -19,11 +19,12 @@ Value: TypeAlias = str | int | float | bool | Decimal | datetime | list[dict[str
 class Event:
     """One event: its id in its family, when it happened if that is known, and its fields by column name.
 
-    Fields that no column has are in `data["extra"]`, as JSON text.
+    `timestamp` is in the form of `contract.times.canonical_time`, which sorts as time does. Fields that no column has
+    are in `data["extra"]`, as JSON text.
     """
 
     event_id: str
-    timestamp: datetime | None
+    timestamp: str | None
     data: dict[str, Value]
 
 
@@ -33,7 +34,7 @@ class UnknownEvent:
 
     family: str
     event_id: str
-    timestamp: datetime | None
+    timestamp: str | None
     payload: str
 
 
@@ -81,10 +82,9 @@ class Call:
     @property
     def last_activity(self) -> datetime | None:
         """The last moment at which anything is known to have happened in the call."""
-        moments = [event.timestamp for events in self.events.values() for event in events if event.timestamp]
-        moments += [event.timestamp for event in self.unknown_events if event.timestamp]
-        for name in ("last_activity_at", "answered_at", "started_at"):
-            moment = self.state.get(name)
-            if isinstance(moment, datetime):
-                moments.append(moment)
-        return max(moments, default=None)
+        stamps = [event.timestamp for events in self.events.values() for event in events if event.timestamp]
+        stamps += [event.timestamp for event in self.unknown_events if event.timestamp]
+        moments = [self.state.get(name) for name in ("last_activity_at", "answered_at", "started_at")]
+        if stamps:
+            moments.append(datetime.fromisoformat(max(stamps)))
+        return max((moment for moment in moments if isinstance(moment, datetime)), default=None)

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from operator import attrgetter
 from typing import TypeVar
 
-from session_bridge.contract.times import EARLIEST
 from session_bridge.drain.call import Event, UnknownEvent
 
 _Item = TypeVar("_Item", Event, UnknownEvent)
+_LONGEST_ID = 64
+
+_by_time_and_id = attrgetter("timestamp", "event_id")
 
 
 def in_order(events: list[_Item]) -> list[_Item]:
     """The events in the order of the contract."""
-    if len(events) < 2:  # noqa: PLR2004
-        return events
-    by_id = sorted(events, key=_id_key)
-    moment: datetime = EARLIEST
+    every_time_known = None not in [event.timestamp for event in events]
+    if every_time_known and not any(map(str.isdigit, [event.event_id for event in events])):
+        return sorted(events, key=_by_time_and_id)
+    stamp = ""
     keyed = []
-    for place, event in enumerate(by_id):
-        moment = event.timestamp or moment
-        keyed.append((moment, place, event))
-    keyed.sort(key=_time_and_place)
-    return [event for _, _, event in keyed]
-
-
-def _time_and_place(keyed: tuple[datetime, int, _Item]) -> tuple[datetime, int]:
-    return keyed[:2]
+    for place, event in enumerate(sorted(events, key=_id_key)):
+        stamp = event.timestamp or stamp
+        keyed.append((stamp, place, event))
+    return [event for _, _, event in sorted(keyed)]
 
 
 def _id_key(event: Event | UnknownEvent) -> tuple[int, str]:
     """Numbers as numbers, before every other id."""
     event_id = event.event_id
-    # A number sorts as a number when the shorter comes first and leading zeros do not count.
     if event_id.isdigit():
+        # Without leading zeros, the shorter number is the smaller one.
         number = event_id.lstrip("0")
-        return len(number) - 65, number
+        return len(number) - _LONGEST_ID - 1, number
     return 0, event_id

@@ -9,6 +9,7 @@ from datetime import datetime
 import structlog
 
 from session_bridge.archive.book import Drained, Record, new_session_id
+from session_bridge.archive.copy import copy_text
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
@@ -106,7 +107,8 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         book,
         shaped.session_row,
         shaped.rows,
-        shaped.texts,
+        # A call that is new goes in by COPY, and its text is made here, while another batch is being written.
+        {} if kept else {table: copy_text(rows) for table, rows in shaped.rows.items() if rows},
         shaped.chunk_contents,
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,
@@ -121,7 +123,7 @@ def _guarded(outcome: OutcomeFunction) -> OutcomeFunction:
     def decide(facts: CallFacts) -> str | None:
         try:
             return outcome(facts)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it raises
             advice = "look at the function that SESSION_BRIDGE_OUTCOME names"
             log.error("drain.outcome_failed", error=type(error).__name__, advice=advice)  # noqa: TRY400  # a traceback may quote the call
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -10,7 +11,6 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from session_bridge.archive.copy import copy_text
 from session_bridge.archive.tables import (
     ANALYSIS,
     CHILDREN,
@@ -55,14 +55,12 @@ class Identity:
 class ShapedCall:
     """A call's rows.
 
-    `session` has the columns of `call_sessions` by name; `texts` the children's rows as COPY takes them, by table;
-    `chunk_contents` the distinct chunk texts by their hash.
+    `session` has the columns of `call_sessions` by name, `chunk_contents` the distinct chunk texts by their hash.
     """
 
     session: dict[str, Cell]
     rows: dict[Table, list[Row]]
-    texts: dict[Table, str]
-    chunk_contents: dict[bytes, str] = field(default_factory=dict)
+    chunk_contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def session_row(self) -> Row:
@@ -80,7 +78,7 @@ def shape(call: Call, identity: Identity, understanding: Understanding, outcome:
     for family, table in EVENT_TABLES.items():
         events = messages if family is Family.MESSAGE else call.of(family)
         rows[table] = _participant_rows(head, events) if family is Family.PARTICIPANT else _rows(family, head, events)
-    contents: dict[bytes, str] = {}
+    contents: dict[str, str] = {}
     rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
     rows[UNKNOWN_EVENTS] = [
         (head[0], event.family, event.event_id, head[1], event.timestamp, sequence, event.payload)
@@ -89,12 +87,11 @@ def shape(call: Call, identity: Identity, understanding: Understanding, outcome:
     rows[COST_BREAKDOWNS] = _cost_rows(call, head)
     rows[ANALYSIS] = _analysis_rows(call, head)
 
-    texts = {table: copy_text(rows[table]) for table in CHILDREN}
     session = _session(call, identity, summarize(call, messages), outcome)
     counts = {table.name: len(rows[table]) for table in CHILDREN if rows[table]}
     session["row_counts"] = dump_json(cast("JsonValue", counts))
     session["content_digest"] = digest(call, messages)
-    return ShapedCall(session, rows, texts, contents)
+    return ShapedCall(session, rows, contents)
 
 
 def digest(call: Call, messages: list[Event]) -> str:
@@ -193,13 +190,12 @@ def _edge_node(call: Call, place: int, *names: str) -> str | None:
 
 
 def _rows(family: Family, head: tuple[str, str | None], events: list[Event]) -> list[Row]:
-    columns = MODELS[family].columns
+    columns = (*MODELS[family].columns, "extra")
     session_id, tenant_id = head
     rows: list[Row] = []
     for sequence, event in enumerate(events, 1):
-        get = event.data.get
-        cells = [get(column) for column in columns]
-        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cells, get("extra")))  # type: ignore[arg-type]  # chunks have no column
+        cells = cast("Iterator[Cell]", map(event.data.get, columns))
+        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cells))
     if family is Family.COST:
         return [_with_currency(row) for row in rows]
     return rows
@@ -217,13 +213,13 @@ def _participant_rows(head: tuple[str, str | None], events: list[Event]) -> list
     for row, event in zip(_rows(Family.PARTICIPANT, head, events), events, strict=True):
         joined, left = event.data.get("joined_at"), event.data.get("left_at")
         seconds = None
-        if isinstance(joined, datetime) and isinstance(left, datetime) and left >= joined:
-            seconds = (left - joined).total_seconds()
+        if isinstance(joined, str) and isinstance(left, str) and left >= joined:
+            seconds = (datetime.fromisoformat(left) - datetime.fromisoformat(joined)).total_seconds()
         rows.append((*row[:-1], seconds, row[-1]))
     return rows
 
 
-def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents: dict[bytes, str]) -> list[Row]:
+def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents: dict[str, str]) -> list[Row]:
     session_id, tenant_id = head
     rows: list[Row] = []
     for event in retrievals:
@@ -232,12 +228,11 @@ def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents:
             # A chunk read back from the archive has its content's hash instead of the content.
             content_hash = chunk.get("content_hash")
             if content is not None:
-                content_hash = hashlib.sha256(content.encode()).digest()
+                content_hash = f"\\x{hashlib.sha256(content.encode()).hexdigest()}"
                 contents[content_hash] = content
-            get = chunk.get
-            cells = [get(column) for column in CHUNK_COLUMNS]
+            cells = map(chunk.get, CHUNK_COLUMNS)
             when = event.timestamp
-            rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, get("extra")))
+            rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, chunk.get("extra")))
     return rows
 
 
@@ -250,7 +245,7 @@ def _transcript_rows(call: Call, head: tuple[str, str | None], messages: list[Ev
         lines.append(f"{data.get('speaker') or data['role']}: {data['content']}")
         item: dict[str, JsonValue] = {"sequence": sequence, "role": data["role"], "content": data["content"]}  # type: ignore[dict-item]  # a message has text here
         if event.timestamp:
-            item["timestamp"] = event.timestamp.isoformat()
+            item["timestamp"] = event.timestamp
         for name in ("speaker", "start_ms", "end_ms", "turn_number", "node_id"):
             if data.get(name) is not None:
                 item[name] = data[name]  # type: ignore[assignment]  # text or number
