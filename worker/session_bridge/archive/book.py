@@ -30,7 +30,7 @@ class Record:
     started_at: datetime | None
     ended_at: datetime | None
     first_seen_at: datetime
-    archived_at: datetime | None
+    last_seen_at: datetime
 
 
 async def look_up(connections: ArchiveConnections, call_sids: Sequence[str]) -> dict[str, list[Record]]:

@@ -1,6 +1,6 @@
 -- name: look_up
 -- Every record that these call SIDs ever had, the latest of each first.
-SELECT call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, first_seen_at, archived_at
+SELECT call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, first_seen_at, last_seen_at
 FROM call_sids
 WHERE call_sid = ANY(%(call_sids)s)
 ORDER BY call_sid, generation DESC;

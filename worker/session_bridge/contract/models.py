@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 from pydantic_core import SchemaValidator
 from typing_extensions import TypedDict
 
@@ -23,8 +23,17 @@ _KEEP_UNKNOWN = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 Int = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 BigInt = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Float = Annotated[float, Field(allow_inf_nan=False)]
-# Wide enough for any price; the column is numeric(24, 10).
-Money = Annotated[Decimal, Field(max_digits=24, allow_inf_nan=False, gt=Decimal("-1e14"), lt=Decimal("1e14"))]
+
+
+def as_money(number: Decimal) -> Decimal:
+    """`number` as a column of type numeric(24, 10) keeps it; raises ValueError if it cannot."""
+    if not (number.is_finite() and abs(number) < _WIDEST_MONEY):
+        raise ValueError("the number is too large")
+    return number.quantize(_SMALLEST_MONEY, ROUND_HALF_UP)
+
+
+_SMALLEST_MONEY, _WIDEST_MONEY = Decimal("1e-10"), Decimal(99_999_999_999_999)
+Money = Annotated[Decimal, Field(max_digits=24, allow_inf_nan=False), AfterValidator(as_money)]
 Needed = Annotated[str, StringConstraints(min_length=1)]
 # Told apart and parsed by contract.times: what a moment may be written as is wider than one pydantic type.
 Moment = str | float | int | None
@@ -173,7 +182,7 @@ class Cost(_Event, total=False):
     usage: Money | None
     unit: str | None
     unit_price_cents: Money | None
-    currency: str | None
+    currency: Annotated[str, StringConstraints(max_length=64)] | None
     provider: str | None
     model: str | None
 

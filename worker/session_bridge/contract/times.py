@@ -74,8 +74,8 @@ def _number(text: str) -> float:
 
 
 def _from_epoch(number: float) -> datetime:
-    if not -_FIRST_MILLISECOND * 1000 < number < _FIRST_MILLISECOND * 1000:
+    if not 0 <= number < _FIRST_MILLISECOND * 1000:
         raise ValueError("a time outside the years 1970 to 2200")
-    if abs(number) >= _FIRST_MILLISECOND:
+    if number >= _FIRST_MILLISECOND:
         return _EPOCH + timedelta(milliseconds=number)
     return _EPOCH + timedelta(seconds=number)

@@ -11,6 +11,7 @@ from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.tables import SESSION_DOCUMENTS, STATE_COLUMNS
 from session_bridge.contract.fields import Family
 from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
+from session_bridge.contract.vocabulary import PROVISIONAL
 from session_bridge.drain.call import Call, Event, UnknownEvent, Value
 
 HISTORY_ID = "history:"
@@ -23,6 +24,9 @@ def call_of(archived: ArchivedCall) -> Call:
     inferred = set(from_json(session["inferred"])) if session["inferred"] else set()
     call = Call(session["call_sid"])
     call.state = {name: session[name] for name in STATE_COLUMNS if session[name] is not None and name not in inferred}
+    if call.state.get("status_by") == "inferred" and call.state["status"] not in PROVISIONAL:
+        # It was concluded from a request. If there is one now, it will be again; if not, the call lives.
+        del call.state["status"], call.state["status_by"]
     if session["tenant_id"] is not None:
         call.state["tenant_id"] = session["tenant_id"]
     call.documents = {name: from_json(session[name]) for name in SESSION_DOCUMENTS if session[name]}

@@ -101,9 +101,8 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
         return old
     if "status" not in old:
         return new
-    was_ended = old["status"] in TERMINAL and old.get("status_by") != _INFERRED
-    ends = new["status"] in TERMINAL
-    if old["status"] in PROVISIONAL or (old["status"] in TERMINAL and not was_ended):
+    was_ended, ends = old["status"] in TERMINAL, new["status"] in TERMINAL
+    if old["status"] in PROVISIONAL:
         # An end that we inferred gives way to anything a writer or a provider says, unless it was said before.
         return old if stale and not ends else new
     if was_ended != ends:

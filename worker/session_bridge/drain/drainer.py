@@ -231,6 +231,8 @@ class Drainer:
                 alive.append(snapshot.claim.call_sid)
         if alive:
             await not_released(self._connections, alive)
+            # What was archived calls it ended. A checkpoint corrects that now, not at the next sweep.
+            await self._live.request_checkpoints(alive)
 
     def _count(self, one: Prepared) -> None:
         counts, book = self.counts, one.writable.book
@@ -340,7 +342,7 @@ def _record_of(book: Drained) -> Record:
         book.started_at,
         book.ended_at,
         book.at,
-        None,
+        book.at,
     )
 
 

@@ -123,12 +123,14 @@ class DrainLoop:
         queues = [Queue.READY, Queue.CHECKPOINTS]
         if self._looks % _CHECKPOINTS_EVERY == 0:
             queues.reverse()
-        claims = Claims([], None)
+        falls_due = []
         for queue in queues:
             claims = await self.live.claim(queue, self.batch_size, self.lease_seconds)
             if claims.taken:
-                break
-        return claims
+                return claims
+            if claims.next_due is not None:
+                falls_due.append(claims.next_due)
+        return Claims([], min(falls_due, default=None))
 
     async def _drain(self, claims: list[Claim]) -> None:
         try:

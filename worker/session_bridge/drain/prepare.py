@@ -57,10 +57,13 @@ class Prepared:
 def read(rules: DrainRules, snapshot: Snapshot, records: Sequence[Record]) -> Reading:
     """What a live session says, and which of its call's records it belongs to."""
     call = rules.understanding.call(snapshot.claim.call_sid, snapshot.fields, snapshot.oversize)
-    if snapshot.empty:
-        call.state["status"] = Status.LOST
-        call.state["status_by"] = "inferred"
     record, generation = _which(records, call)
+    if snapshot.empty:
+        call.state |= {"status": Status.LOST, "status_by": "inferred"}
+        if record is not None:
+            call.extra["last_seen_at"] = record.last_seen_at.isoformat()
+            if record.started_at is not None:
+                call.state["started_at"] = record.started_at
     if record is not None and record.tenant_id is not None:
         given = call.state.get("tenant_id")
         if given is not None and given != record.tenant_id:

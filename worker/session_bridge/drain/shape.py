@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from sys import float_info
 from typing import cast
 
 from pydantic import JsonValue
@@ -29,7 +30,7 @@ from session_bridge.archive.tables import (
 from session_bridge.contract.fields import Family, FinalizedBy
 from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
-from session_bridge.drain.call import Call, Event
+from session_bridge.drain.call import Call, Event, UnknownEvent
 from session_bridge.drain.order import in_order
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction
 from session_bridge.drain.summary import DEFAULT_CURRENCY, costs_by_currency, summarize
@@ -80,10 +81,7 @@ def shape(call: Call, identity: Identity, understanding: Understanding, outcome:
         rows[table] = _participant_rows(head, events) if family is Family.PARTICIPANT else _rows(family, head, events)
     contents: dict[str, str] = {}
     rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
-    rows[UNKNOWN_EVENTS] = [
-        (head[0], event.family, event.event_id, head[1], event.timestamp, sequence, event.payload)
-        for sequence, event in enumerate(in_order(call.unknown_events), 1)
-    ]
+    rows[UNKNOWN_EVENTS] = _unknown_rows(head, call.unknown_events)
     rows[COST_BREAKDOWNS] = _cost_rows(call, head)
     rows[ANALYSIS] = _analysis_rows(call, head)
 
@@ -144,7 +142,7 @@ def _session(call: Call, identity: Identity, summary: dict[str, Cell], outcome: 
                 total_messages=cast("int", summary["total_messages"]),
             )
         )
-        _infer(call, session, "outcome", clean_text(decided) if decided else None)
+        _infer(call, session, "outcome", clean_text(str(decided)) if decided else None)
     session["inferred"] = dump_json(list[JsonValue](sorted(call.inferred))) if call.inferred else None
     session["completeness"] = _completeness(call, identity, session)
     session["drains"] = identity.drains
@@ -236,6 +234,18 @@ def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents:
     return rows
 
 
+def _unknown_rows(head: tuple[str, str | None], events: list[UnknownEvent]) -> list[Row]:
+    session_id, tenant_id = head
+    families: dict[str, list[UnknownEvent]] = {}
+    for event in events:
+        families.setdefault(event.family, []).append(event)
+    return [
+        (session_id, family, event.event_id, tenant_id, event.timestamp, sequence, event.payload)
+        for family in sorted(families)
+        for sequence, event in enumerate(in_order(families[family]), 1)
+    ]
+
+
 def _transcript_rows(call: Call, head: tuple[str, str | None], messages: list[Event]) -> list[Row]:
     if not messages and not call.history:
         return []
@@ -279,13 +289,18 @@ def _analysis_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:
         (
             *head,
             _word(sentiment),
-            float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None,
+            _score(score),
             *lists,
             success if isinstance(success, bool) else None,
             _word(analysis.get("summary")),
             dump_json(analysis),
         )
     ]
+
+
+def _score(value: JsonValue) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= float_info.max else None  # type: ignore[arg-type]  # a number
 
 
 def _word(value: JsonValue) -> str | None:

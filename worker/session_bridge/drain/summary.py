@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
-from math import floor
+from math import floor, isfinite
 from typing import cast
 
 from session_bridge.archive.tables import Cell
@@ -16,6 +16,9 @@ from session_bridge.contract.vocabulary import MetricType
 from session_bridge.drain.call import Call, Event
 
 DEFAULT_CURRENCY = "USD"
+# Sums that no column can hold are left out; what they are sums of is archived all the same.
+_WIDEST_COST = Decimal("1e14")
+_WIDEST_TOTAL = 2**62
 
 
 def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
@@ -75,7 +78,11 @@ def costs_by_currency(call: Call) -> dict[str, dict[str, Decimal]]:
             services = costs.setdefault(cast("str", data.get("currency") or DEFAULT_CURRENCY), {})
             service = cast("str", data["service"])
             services[service] = services.get(service, Decimal(0)) + amount
-    return costs
+    return {
+        currency: services
+        for currency, services in costs.items()
+        if abs(sum(services.values(), Decimal(0))) < _WIDEST_COST
+    }
 
 
 def _total_cost(costs: dict[str, dict[str, Decimal]]) -> Decimal | None:
@@ -93,15 +100,20 @@ def percentile(ordered: list[float], fraction: float) -> float | None:
     place = fraction * (len(ordered) - 1)
     below = floor(place)
     low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
-    return low + (high - low) * (place - below)
+    return _finite(low + (high - low) * (place - below))
 
 
 def _mean(values: list[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None
+    return _finite(sum(values) / len(values)) if values else None
 
 
 def _total(values: list[float] | None) -> int | None:
-    return round(sum(values)) if values else None
+    total = sum(values or ())
+    return round(total) if values and abs(total) < _WIDEST_TOTAL else None
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _times(events: list[Event]) -> list[float]:

@@ -19,12 +19,13 @@ from session_bridge.contract.fields import (
     DEFAULT_MAX_EVENTS,
     DOCUMENTS,
     EVENT_FIELD,
+    MAX_TENANT_ID_LENGTH,
     STATE_FIELDS,
     TIME_FIELDS,
     TRANSCRIPT_HISTORY,
     Family,
 )
-from session_bridge.contract.models import CHUNK_KNOWN, MODELS, FamilyModel
+from session_bridge.contract.models import CHUNK_KNOWN, MODELS, FamilyModel, as_money
 from session_bridge.contract.times import canonical_time, parse_time
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Event, Reject, UnknownEvent, Value
@@ -96,16 +97,17 @@ class _Reader:
             return
         if self._is_one_too_many(field, value):
             return
+        cleaned = False
         try:
             data = None if _NUL in value else _validate(model, value)
             if data is None:
                 data, cleaned = _validate_leniently(model, value)
-                if cleaned:
-                    self._cleaned(field, value)
             event = self._finish(model, event_id.decode(), data)
         except ValueError as error:
             self._reject(field, value, "not a valid event", explain(error))
             return
+        if cleaned:
+            self._cleaned(field, value)
         self._call.events.setdefault(model.family, []).append(event)
 
     def _is_one_too_many(self, field: bytes, value: bytes) -> bool:
@@ -161,7 +163,9 @@ class _Reader:
             factor = _MILLISECONDS.get(str(unit).lower())
             if factor is None:
                 return
-            data["value"] = cast("float", data["value"]) * factor
+            value = data["value"] = cast("float", data["value"]) * factor
+            if not isfinite(value):
+                raise ValueError("the number is too large")
         data["unit"] = "ms"
 
     # -- everything else --------------------------------------------------------------------------------------------
@@ -178,23 +182,26 @@ class _Reader:
             self._unknown_event(match[1], match[2], field, value)
         else:
             text, cleaned = read_text(value)
+            if text.strip():
+                try:
+                    self._state(name, text)
+                except ValueError as error:
+                    self._reject(field, value, "not a valid value", explain(error))
+                    return
             if cleaned:
                 self._cleaned(field, value)
-            if not text.strip():
-                return
-            if name in STATE_FIELDS:
-                self._state(name, text, field, value)
-            else:
-                self._call.extra[name] = text
 
-    def _state(self, name: str, text: str, field: bytes, raw: bytes) -> None:
+    def _state(self, name: str, text: str) -> None:
+        if name not in STATE_FIELDS:
+            self._call.extra[name] = text
+            return
         try:
             self._call.state[name] = self._state_value(name, text)
-        except ValueError as error:
+        except ValueError:
             if name in TIME_FIELDS:
                 self._call.doubtful = True
                 self._call.extra[f"{name}_raw"] = text
-            self._reject(field, raw, "not a valid value", explain(error))
+            raise
 
     def _state_value(self, name: str, text: str) -> Value:
         if name in TIME_FIELDS:
@@ -207,6 +214,8 @@ class _Reader:
             return _decimal(text)
         if name == "status_sequence":
             return _integer(text)
+        if name == "tenant_id" and len(text) > MAX_TENANT_ID_LENGTH:
+            raise ValueError(f"a tenant id has at most {MAX_TENANT_ID_LENGTH} characters")
         return text
 
     def _document(self, name: str, field: bytes, raw: bytes) -> None:
@@ -267,7 +276,11 @@ class _Reader:
             return
         if cleaned:
             self._cleaned(field, raw)
-        timestamp = self._moment("timestamp", value.get("timestamp"), {})
+        try:
+            timestamp = canonical_time(value.get("timestamp"), self._rules.zone)
+        except ValueError:
+            # What a family we do not know means by it casts no doubt on the call; it stays in the payload.
+            timestamp = None
         self._call.unknown_events.append(UnknownEvent(family, event_id, timestamp, payload))
 
     def _reject(self, field: bytes, raw: bytes, reason: str, error: str) -> None:
@@ -350,6 +363,4 @@ def _decimal(text: str) -> Decimal:
         number = Decimal(text.strip())
     except InvalidOperation:
         raise ValueError("not a number") from None
-    if not number.is_finite() or abs(number) >= Decimal("1e14"):
-        raise ValueError("the number is too large")
-    return number
+    return as_money(number)

@@ -33,13 +33,14 @@ def load_json(raw: bytes) -> tuple[JsonValue, bool]:
     U+0000 is left out, a lone surrogate and bytes that are not UTF-8 become U+FFFD, as PostgreSQL can hold none of
     them. Raises ValueError for what is not JSON, holds NaN or Infinity, or is nested too deep.
     """
-    text = raw.decode("utf-8", "replace")
+    text, replaced = _decode(raw)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        # Not strict: a line feed or a NUL that its writer did not escape is still meant.
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, strict=False)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     cleaned = _clean(value, 0)
-    return cleaned, cleaned != value or "\ufffd" in text
+    return cleaned, replaced or cleaned != value
 
 
 def clean_text(text: str) -> str:
@@ -54,12 +55,16 @@ def clean_text(text: str) -> str:
 
 def read_text(raw: bytes) -> tuple[str, bool]:
     """`raw` as text that PostgreSQL can hold; the flag says whether something had to be replaced."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        return clean_text(raw.decode("utf-8", "replace")), True
+    text, replaced = _decode(raw)
     cleaned = clean_text(text)
-    return cleaned, cleaned != text
+    return cleaned, replaced or cleaned != text
+
+
+def _decode(raw: bytes) -> tuple[str, bool]:
+    try:
+        return raw.decode(), False
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "replace"), True
 
 
 def _clean(value: JsonValue, depth: int) -> JsonValue:

@@ -1,20 +1,31 @@
 -- Takes due members of a queue under a lease, by Redis's own clock.
--- KEYS: the queue, the in-hand hash.  ARGV: how many at most, the lease in milliseconds.
+-- KEYS: the queue, the in-hand hash.
+-- ARGV: how many at most, the lease in milliseconds, and what the keys of sessions to be put on hold begin with ('' for
+-- none): what waits to be drained must not expire while it waits, whatever else is away.
 -- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each
 -- member taken its call SID and how often it has been claimed without an outcome, this claim included.
 --
--- A request's score is a whole millisecond; a lease's has a fraction, so that no request can be taken for a lease.
+-- A request's score is a whole millisecond; a lease's has a fraction, so that no request can be taken for a lease. Only
+-- a lease that ran out tells of a worker that died: a request over a lease is news, however often it comes.
 local time = redis.call('TIME')
 local seconds, micros = tonumber(time[1]), tonumber(time[2])
 local now = seconds * 1000 + math.floor(micros / 1000)
 local lease = string.format('%.0f.%03d', now + tonumber(ARGV[2]), 1 + micros % 999)
 
-local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+local due = string.format('%.0f', now)
+local taken = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', due, 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 local reply = {lease, ''}
-for _, sid in ipairs(taken) do
+for i = 1, #taken, 2 do
+  local sid, score = taken[i], taken[i + 1]
   redis.call('ZADD', KEYS[1], lease, sid)
+  if ARGV[3] ~= '' and redis.call('TYPE', ARGV[3] .. sid).ok == 'hash' then
+    redis.call('PERSIST', ARGV[3] .. sid)
+  end
+  if tonumber(score) % 1 > 0 then
+    redis.call('HINCRBY', KEYS[2], sid, 1)
+  end
   reply[#reply + 1] = sid
-  reply[#reply + 1] = redis.call('HINCRBY', KEYS[2], sid, 1)
+  reply[#reply + 1] = 1 + (redis.call('HGET', KEYS[2], sid) or 0)
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[2] then

@@ -132,11 +132,14 @@ class LiveSessions:
         self._max_field_bytes = max_field_bytes
 
     async def claim(self, queue: Queue, limit: int, lease_seconds: float) -> Claims:
-        """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`."""
+        """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`.
+
+        Sessions that wait to be drained are put on hold by it: no TTL eats them from now on.
+        """
+        held = self._keys.prefix if queue is Queue.READY else ""
+        arguments: list[Argument] = [limit, int(lease_seconds * 1000), held]
         async with redis_errors():
-            reply = await run_one(
-                self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], [limit, int(lease_seconds * 1000)]
-            )
+            reply = await run_one(self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], arguments)
         score, next_due, *members = cast("list[bytes]", reply)
         taken = [
             Claim(sid.decode("utf-8", "surrogateescape"), queue, score, int(times))
@@ -161,22 +164,16 @@ class LiveSessions:
                     claim.score = cast("bytes", score)
 
     async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
-        """Read the claimed sessions; one that waits to be drained is first put on hold, so that no TTL eats it."""
+        """Read the claimed sessions, those that are huge piece by piece."""
         async with redis_errors():
             sizes = self._redis.pipeline(transaction=False)
             for claim in claims:
-                key = self._key(claim)
-                if claim.queue is Queue.READY:
-                    sizes.persist(key)
-                sizes.memory_usage(key, samples=0)
-            replies = iter(await sizes.execute(raise_on_error=False))
+                sizes.memory_usage(self._key(claim), samples=0)
+            replies = await sizes.execute(raise_on_error=False)
             snapshots = [Snapshot(claim) for claim in claims]
             small: list[Snapshot] = []
             large: list[Snapshot] = []
-            for snapshot in snapshots:
-                if snapshot.claim.queue is Queue.READY:
-                    next(replies)
-                size = next(replies)
+            for snapshot, size in zip(snapshots, replies, strict=True):
                 if isinstance(size, RedisError):
                     raise size
                 if size is not None:
@@ -285,6 +282,11 @@ class LiveSessions:
         arguments: list[Argument] = [self._sid(claim), claim.score, int(delay_seconds * 1000), how]
         async with redis_errors():
             return _word(await run_one(self._redis, _SETTLE, keys, arguments))
+
+    async def request_checkpoints(self, call_sids: Sequence[str]) -> None:
+        """Ask for checkpoints of these calls at once; one that is asked for already stays as it is."""
+        async with redis_errors():
+            await self._redis.zadd(self._keys.checkpoints, dict.fromkeys(call_sids, 0), nx=True)
 
     async def count_attempt(self, call_sid: str) -> int:
         """Count one drain that failed by its data, and return how many there were."""

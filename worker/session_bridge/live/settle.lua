@@ -3,12 +3,14 @@
 -- ARGV: call SID, the claim's score, milliseconds until it is due again if something is left, and one of
 --   'empty'  remove the request only if the live session is gone,
 --   'done'   remove it whatever is left (a checkpoint),
---   'later'  keep it, due again after the delay,
---   'given'  like 'later', and this claim does not count as one without an outcome.
+--   'later'  keep it, due again after the delay, and count this claim as one without an outcome,
+--   'given'  keep it, due again after the delay.
 -- Returns 'settled', 'left' (something is left and due again), 'withdrawn' or 'requested'.
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
 local how = ARGV[4]
-if how ~= 'later' then
+if how == 'later' and score then
+  redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
+else
   redis.call('HDEL', KEYS[3], ARGV[1])
 end
 if not score then

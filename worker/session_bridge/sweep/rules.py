@@ -11,6 +11,8 @@ from session_bridge.contract.times import parse_time
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, status_of
 from session_bridge.live.scan import Look
 
+LATE_DATA = "late data"
+
 
 class Action(StrEnum):
     """What is to be done with a session."""
@@ -53,7 +55,7 @@ class SweepRules:
         if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
             return Decision(Action.RESCUE, "ended and not asked for")
         if known is not None and known.state in ("archived", "lost", "dead") and not self._lives_again(look, known):
-            return Decision(Action.RESCUE, "late data")
+            return Decision(Action.RESCUE, LATE_DATA)
         changed_at = self.changed_at(look, known, now)
         silence = (now - changed_at).total_seconds()
         if silence > self.abandon_seconds:

@@ -16,7 +16,7 @@ from session_bridge.contract.keys import is_call_sid
 from session_bridge.contract.vocabulary import PROVISIONAL
 from session_bridge.errors import ArchiveUnavailableError
 from session_bridge.live.scan import Look, SessionScan
-from session_bridge.sweep.rules import Action, Decision, SweepRules
+from session_bridge.sweep.rules import LATE_DATA, Action, Decision, SweepRules
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +119,8 @@ class Sweeper:
                     # What is left for the next sweep must still be there by then.
                     decision = Decision(Action.HOLD, "left for the next sweep", hold=look.ttl_seconds is not None)
                 elif decision.action is Action.RESCUE:
-                    rescue[sid] = decision.reason
+                    # Why an archived call was finalized is known, and late data does not change it.
+                    rescue[sid] = "" if decision.reason == LATE_DATA else decision.reason
                     report.rescued += 1
                 else:
                     checkpoint.append(sid)
