@@ -7,6 +7,7 @@ DROP TABLE
     dead_session_fields,
     dead_sessions,
     call_session_rejects,
+    call_journal,
     rag_chunk_contents,
     call_events,
     call_analysis,

@@ -389,6 +389,15 @@ CREATE TABLE rag_chunk_contents (
     PRIMARY KEY (month, tenant_id, content_hash)
 ) PARTITION BY RANGE (month);
 
+-- What happened to a call on its way here: drains, checkpoints, refusals, late merges. Told by `session-bridge explain`.
+CREATE TABLE call_journal (
+    session_id uuid NOT NULL,
+    at         timestamptz NOT NULL,
+    event      text NOT NULL,
+    detail     jsonb NOT NULL,
+    PRIMARY KEY (session_id, at, event)
+) PARTITION BY RANGE (session_id);
+
 -- A field we could not understand, or not whole: its raw bytes and why.
 CREATE TABLE call_session_rejects (
     session_id  uuid NOT NULL,

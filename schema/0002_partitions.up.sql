@@ -178,6 +178,7 @@ FROM unnest(ARRAY[
     'call_cost_breakdowns',
     'call_analysis',
     'call_events',
+    'call_journal',
     'rag_chunk_contents'
 ]) AS parent;
 

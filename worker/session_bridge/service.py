@@ -16,6 +16,7 @@ from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
+from session_bridge.live.overview import Overview
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.server import claim_archive, connect, require_usable
 from session_bridge.live.sessions import LiveSessions
@@ -35,6 +36,7 @@ class Bridge:
     live: LiveSessions
     drainer: Drainer
     loop: DrainLoop
+    overview: Overview
     scan: SessionScan
     sweeper: Sweeper
 
@@ -89,7 +91,17 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             understanding_of(settings), load_outcome(settings.outcome), settings.lease_seconds, settings.max_attempts
         )
         drainer = Drainer(live, connections, rules, concurrency=settings.concurrency)
-        loop = DrainLoop(redis, keys, live, drainer, settings.batch_size, settings.concurrency, settings.lease_seconds)
+        overview = Overview(redis, keys)
+        loop = DrainLoop(
+            redis,
+            keys,
+            live,
+            drainer,
+            overview,
+            batch_size=settings.batch_size,
+            concurrency=settings.concurrency,
+            lease_seconds=settings.lease_seconds,
+        )
         scan = SessionScan(redis, keys)
         sweep_rules = SweepRules(
             settings.ttl_seconds,
@@ -100,7 +112,7 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             settings.zone,
         )
         sweeper = Sweeper(scan, connections, sweep_rules)
-        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, scan, sweeper)
+        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper)
         if check:
             await bridge.check()
         yield bridge

@@ -183,6 +183,18 @@ async def not_seen_since(connections: ArchiveConnections, since: datetime, limit
 
 
 async def states(connections: ArchiveConnections) -> dict[str, int]:
-    """How many call SIDs stand where."""
+    """How many call SIDs stand where, each by its latest call."""
     async with connections.transaction() as connection:
         return dict(await fetch(connection, "book_states"))
+
+
+async def standing(connections: ArchiveConnections, call_sids: Sequence[str]) -> dict[str, str]:
+    """Where each of these call SIDs stands, by its latest call; those the book does not know are left out."""
+    async with connections.transaction() as connection:
+        return {row[0]: row[2] for row in await fetch(connection, "seen_before", call_sids=list(call_sids))}
+
+
+async def unsettled(connections: ArchiveConnections, after: str, limit: int) -> list[str]:
+    """The next call SIDs, in their order, that the book believes alive."""
+    async with connections.transaction() as connection:
+        return [row[0] for row in await fetch(connection, "unsettled", after=after, limit=limit)]

@@ -195,8 +195,11 @@ ORDER BY last_seen_at
 LIMIT %(limit)s;
 
 -- name: book_states
--- How many call SIDs stand where.
-SELECT state, count(*) FROM call_sids GROUP BY state;
+-- How many call SIDs stand where, each by its latest call.
+SELECT state, count(*) FROM call_sids AS book
+WHERE NOT EXISTS (
+    SELECT FROM call_sids AS later WHERE later.call_sid = book.call_sid AND later.generation > book.generation)
+GROUP BY state;
 
 -- name: archive_identity
 -- Who this archive is.
@@ -210,3 +213,40 @@ SELECT to_jsonb(call.*) FROM call_sessions AS call WHERE id = session_id_of(%(ca
 -- The messages of one call, in order.
 SELECT sequence, role, coalesce(speaker, role), content, timestamp, start_ms, end_ms FROM call_messages
 WHERE session_id = %(session_id)s ORDER BY sequence;
+
+-- name: enter_journal
+-- One thing that happened to a call.
+INSERT INTO call_journal (session_id, at, event, detail)
+VALUES (%(session_id)s, %(at)s, %(event)s, %(detail)s::jsonb)
+ON CONFLICT DO NOTHING
+RETURNING event;
+
+-- name: journal
+-- All that happened to the calls of one SID.
+SELECT book.generation, entry.at, entry.event, entry.detail
+FROM call_sids AS book JOIN call_journal AS entry USING (session_id)
+WHERE book.call_sid = %(call_sid)s
+ORDER BY book.generation, entry.at;
+
+-- name: book_entry
+-- What the book says of one call SID, every call it ever named.
+SELECT to_jsonb(book.*) FROM call_sids AS book WHERE call_sid = %(call_sid)s ORDER BY generation;
+
+-- name: call_moments
+-- The moments of one call that an explanation begins with.
+SELECT started_at, answered_at, ended_at, last_activity_at,
+    (SELECT min(timestamp) FROM call_messages WHERE session_id = %(session_id)s),
+    (SELECT max(timestamp) FROM call_messages WHERE session_id = %(session_id)s),
+    (SELECT count(*) FROM call_session_rejects WHERE session_id = %(session_id)s)
+FROM call_sessions WHERE id = %(session_id)s;
+
+-- name: dead_of
+-- The dead sessions of one call SID.
+SELECT id, died_at, reason, error, attempts, retried_at FROM dead_sessions WHERE call_sid = %(call_sid)s ORDER BY id;
+
+-- name: unsettled
+-- Calls that the book believes alive, page by page.
+SELECT DISTINCT call_sid FROM call_sids
+WHERE state IN ('live', 'checkpointed') AND call_sid > %(after)s
+ORDER BY call_sid
+LIMIT %(limit)s;

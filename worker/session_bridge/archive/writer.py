@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 from session_bridge.archive.book import Drained, advance, session_time
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import copy_statement, copy_text
+from session_bridge.archive.journal import JOURNAL, Entry
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
 
 
@@ -37,6 +38,7 @@ class WritableCall:
     """
 
     book: Drained
+    journal: Entry
     session_row: Row
     rows: dict[Table, list[Row]]
     texts: dict[Table, str]
@@ -68,6 +70,7 @@ async def write(connections: ArchiveConnections, calls: Sequence[WritableCall], 
         for call in written:
             if call.merge:
                 await _merge(connection, call)
+        await _copy(connection, JOURNAL, copy_text([call.journal.row for call in written]))
         await _keep_contents(connection, written)
         await _keep_rejects(connection, written, fetch_field)
     return allowed

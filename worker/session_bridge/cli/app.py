@@ -20,6 +20,8 @@ _COMMANDS = {
     "finalize": "session_bridge.cli.calls",
     "show": "session_bridge.cli.calls",
     "check": "session_bridge.cli.check",
+    "explain": "session_bridge.cli.explain",
+    "ledger": "session_bridge.cli.ledger",
     "dead": "session_bridge.cli.dead",
     "settings": "session_bridge.cli.settings",
     "status": "session_bridge.cli.status",

@@ -38,7 +38,7 @@ def status_command(*, as_json: bool) -> None:
 
 async def _status(bridge: Bridge) -> dict[str, object]:
     async with redis_errors():
-        waiting = await bridge.live.waiting()
+        waiting = await bridge.overview.waiting()
     book = await states(bridge.connections)
     return {
         "waiting": waiting.due,

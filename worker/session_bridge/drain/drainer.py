@@ -18,10 +18,12 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
+from pydantic import JsonValue
 
-from session_bridge.archive.book import Drained, Record, look_up, new_session_id, not_released
+from session_bridge.archive.book import Record, Seen, look_up, new_session_id, not_released, note_seen
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.dead import bury
+from session_bridge.archive.journal import Entry, enter
 from session_bridge.archive.reader import read_back
 from session_bridge.archive.writer import write
 from session_bridge.contract.ids import now
@@ -199,7 +201,7 @@ class Drainer:
                 written = await write(self._connections, [one.writable for one in prepared], fetch_field)
         except DataRefusedError as error:
             if len(prepared) == 1:
-                await self._refused(prepared[0].snapshot, _record_of(prepared[0].writable.book), str(error))
+                await self._refused(prepared[0].snapshot, prepared[0].record, str(error))
                 return
             middle = len(prepared) // 2
             await self._write(prepared[:middle])
@@ -222,14 +224,15 @@ class Drainer:
         held = [one.snapshot for one in written if one.ended and not one.snapshot.empty]
         if not held:
             return
-        outcomes = await self._live.release(held)
-        alive = []
-        for snapshot, outcome in zip(held, outcomes, strict=True):
-            if outcome is not Release.RELEASED:
-                log.info("drain.not_released", call_sid=snapshot.claim.call_sid, why=outcome)
-            if outcome is Release.WITHDRAWN:
-                alive.append(snapshot.claim.call_sid)
-        if alive:
+        outcomes = zip(held, await self._live.release(held), strict=True)
+        kept = {one.claim.call_sid: outcome for one, outcome in outcomes if outcome is not Release.RELEASED}
+        for sid, outcome in kept.items():
+            log.info("drain.not_released", call_sid=sid, why=outcome)
+        if kept:
+            sessions = {one.writable.book.call_sid: one.writable.book.session_id for one in written}
+            entries = [Entry(sessions[sid], now(), "not_released", {"why": why.value}) for sid, why in kept.items()]
+            await enter(self._connections, entries)
+        if alive := [sid for sid, outcome in kept.items() if outcome is Release.WITHDRAWN]:
             await not_released(self._connections, alive)
             # What was archived calls it ended. A checkpoint corrects that now, not at the next sweep.
             await self._live.request_checkpoints(alive)
@@ -257,9 +260,19 @@ class Drainer:
         if attempts < self._rules.max_attempts:
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311  # spreads retries, hides nothing
             log.warning("drain.refused", call_sid=claim.call_sid, attempt=attempts, error=error, again_in=delay)
+            told: dict[str, JsonValue] = {"attempt": attempts, "error": error, "again_in": round(delay, 1)}
+            await self._tell(claim, record, "refused", told)
             await self._live.settle(claim, "given", delay_seconds=delay)
         else:
             await self._bury(snapshot, record, "refused", error, now(), attempts=attempts)
+
+    async def _tell(self, claim: Claim, record: Record | None, event: str, detail: dict[str, JsonValue]) -> None:
+        """Enter in the journal what happened to a call, and the call in the book if that is the first of it."""
+        moment = now()
+        if record is None:
+            await note_seen(self._connections, [Seen(claim.call_sid, None, None, moment, None)], moment)
+            record = (await look_up(self._connections, [claim.call_sid]))[claim.call_sid][0]
+        await enter(self._connections, [Entry(record.session_id, moment, event, detail)])
 
     async def _bury(
         self,
@@ -278,10 +291,11 @@ class Drainer:
             log.error("drain.checkpoint_failed", call_sid=claim.call_sid, reason=reason, error=error)
             await self._live.settle(claim, "done")
             return
+        session_id = record.session_id if record else new_session_id(None, moment)
         dead_id = await bury(
             self._connections,
             call_sid=_storable(claim.call_sid),
-            session_id=record.session_id if record else new_session_id(None, moment),
+            session_id=session_id,
             generation=record.generation if record else 1,
             tenant_id=record.tenant_id if record else None,
             reason=reason,
@@ -293,6 +307,8 @@ class Drainer:
             at=moment,
         )
         self.counts.dead += 1
+        told: dict[str, JsonValue] = {"dead_id": dead_id, "reason": reason, "error": error, "attempts": attempts}
+        await enter(self._connections, [Entry(session_id, moment, "dead", told)])
         log.error(
             "drain.dead",
             call_sid=claim.call_sid,
@@ -328,22 +344,6 @@ def _is_missing(snapshot: Snapshot, records: Sequence[Record]) -> bool:
     if snapshot.claim.queue is Queue.CHECKPOINTS:
         return False
     return not records or records[0].state in ("live", "checkpointed")
-
-
-def _record_of(book: Drained) -> Record:
-    """The record that a call would have had."""
-    return Record(
-        book.call_sid,
-        book.generation,
-        book.session_id,
-        book.tenant_id,
-        book.state,
-        book.expected_drains or 0,
-        book.started_at,
-        book.ended_at,
-        book.at,
-        book.at,
-    )
 
 
 def _latest(records: Sequence[Record]) -> Record | None:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from session_bridge.contract.keys import Keys
 from session_bridge.drain.drainer import Drainer, place_of
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
+from session_bridge.live.overview import Overview
 from session_bridge.live.sessions import Claim, Claims, LiveSessions, Queue
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class DrainLoop:
     keys: Keys
     live: LiveSessions
     drainer: Drainer
+    overview: Overview
     batch_size: int
     concurrency: int
     lease_seconds: float
@@ -67,7 +69,7 @@ class DrainLoop:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             with contextlib.suppress(RedisUnavailableError):
-                await self.live.leaves(self.name)
+                await self.overview.leaves(self.name)
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns soon, batches under way go on until `finish`."""
@@ -184,7 +186,7 @@ class DrainLoop:
     async def _show_life(self) -> None:
         while True:
             with contextlib.suppress(RedisUnavailableError):
-                await self.live.sign_of_life(self.name)
+                await self.overview.sign_of_life(self.name)
             await asyncio.sleep(_LIFE_SECONDS)
 
 

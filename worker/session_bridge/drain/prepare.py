@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import structlog
+from pydantic import JsonValue
 
 from session_bridge.archive.book import Drained, Record, new_session_id
 from session_bridge.archive.copy import copy_text
+from session_bridge.archive.journal import Entry
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
@@ -18,7 +20,7 @@ from session_bridge.drain.archived import call_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
-from session_bridge.drain.shape import Identity, shape
+from session_bridge.drain.shape import Identity, ShapedCall, shape
 from session_bridge.drain.understand import Understanding
 from session_bridge.live.sessions import Queue, Snapshot
 
@@ -50,6 +52,7 @@ class Prepared:
     """A call ready to be written, with what it was read from."""
 
     snapshot: Snapshot
+    record: Record | None
     writable: WritableCall
     ended: bool
 
@@ -106,8 +109,11 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         at=moment,
         expected_drains=record.drains if record else None,
     )
+    what = "merged" if kept and book.state == "archived" else book.state
+    journal = Entry(identity.session_id, moment, what, _told(call, shaped, snapshot, identity))
     writable = WritableCall(
         book,
+        journal,
         shaped.session_row,
         shaped.rows,
         # A call that is new goes in by COPY, and its text is made here, while another batch is being written.
@@ -117,7 +123,27 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         merge=kept is not None,
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
     )
-    return Prepared(snapshot, writable, ended)
+    return Prepared(snapshot, record, writable, ended)
+
+
+def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity) -> dict[str, JsonValue]:
+    """What the journal says of a drain."""
+    claim = snapshot.claim
+    asked = claim.due_ms.is_integer()
+    told: dict[str, JsonValue] = {
+        "drain": identity.drains,
+        "status": str(shaped.session["status"]),
+        "rows": sum(map(len, shaped.rows.values())),
+        ("due" if asked else "lease_ran_out"): datetime.fromtimestamp(claim.due_ms / 1000, UTC).isoformat(),
+    }
+    for name in ("finalize_reason", "finalized_by"):
+        if name in call.state:
+            told[name] = str(call.state[name])
+    if call.rejects:
+        told["rejects"] = len(call.rejects)
+    if claim.times > 1:
+        told["claims_without_outcome"] = claim.times - 1
+    return told
 
 
 def _guarded(outcome: OutcomeFunction) -> OutcomeFunction:

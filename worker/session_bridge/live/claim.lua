@@ -3,7 +3,7 @@
 -- ARGV: how many at most, the lease in milliseconds, and what the keys of sessions to be put on hold begin with ('' for
 -- none): what waits to be drained must not expire while it waits, whatever else is away.
 -- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each
--- member taken its call SID and how often it has been claimed without an outcome, this claim included.
+-- member taken its call SID, how often it has been claimed without an outcome, this claim included, and the score it had.
 --
 -- A request's score is a whole millisecond; a lease's has a fraction, so that no request can be taken for a lease. Only
 -- a lease that ran out tells of a worker that died: a request over a lease is news, however often it comes.
@@ -26,6 +26,7 @@ for i = 1, #taken, 2 do
   end
   reply[#reply + 1] = sid
   reply[#reply + 1] = 1 + (redis.call('HGET', KEYS[2], sid) or 0)
+  reply[#reply + 1] = score
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[2] then

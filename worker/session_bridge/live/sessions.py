@@ -30,8 +30,6 @@ _SETTLE = Script.load("settle")
 # A session up to this size is read and compared in one piece; above it, field by field in pieces of this size.
 WHOLE_BYTES = 1 << 20
 _FIELDS_AT_ONCE = 1000
-# A worker says every few seconds that it runs; after so long without a word it is taken for gone.
-_WORKER_GONE_MS = 15_000
 
 
 class Queue(StrEnum):
@@ -46,12 +44,15 @@ class Claim:
     """One call SID in this worker's hands.
 
     `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included.
+    `due_ms` is when it was due, in milliseconds since 1970: a whole number if it was asked for, a fraction if a lease
+    on it ran out.
     """
 
     call_sid: str
     queue: Queue
     score: bytes
     times: int = 1
+    due_ms: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +97,6 @@ class Snapshot:
         return not self.fields and not self.oversize and self.wrong_type is None
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """The ready set at one moment: requests that are due, due later, and in a worker's hands."""
-
-    due: int
-    later: int
-    leased: int
-    oldest_seconds: float
-    checkpoints: int
-    workers: int
-
-
 @asynccontextmanager
 async def redis_errors() -> AsyncIterator[None]:
     """Turn what the driver raises when Redis cannot serve into RedisUnavailableError, the cause kept."""
@@ -130,6 +119,8 @@ class LiveSessions:
         self._redis = redis
         self._keys = keys
         self._max_field_bytes = max_field_bytes
+        # While a lease is being prolonged its score is about to change: what compares it waits that long.
+        self._scores = asyncio.Lock()
 
     async def claim(self, queue: Queue, limit: int, lease_seconds: float) -> Claims:
         """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`.
@@ -142,8 +133,8 @@ class LiveSessions:
             reply = await run_one(self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], arguments)
         score, next_due, *members = cast("list[bytes]", reply)
         taken = [
-            Claim(sid.decode("utf-8", "surrogateescape"), queue, score, int(times))
-            for sid, times in zip(members[::2], members[1::2], strict=True)
+            Claim(sid.decode("utf-8", "surrogateescape"), queue, score, int(times), float(due))
+            for sid, times, due in zip(members[::3], members[1::3], members[2::3], strict=True)
         ]
         return Claims(taken, int(next_due) / 1000 if next_due else None)
 
@@ -154,14 +145,14 @@ class LiveSessions:
             by_queue.setdefault(claim.queue, []).append(claim)
         for queue, held in by_queue.items():
             arguments: list[Argument] = [int(lease_seconds * 1000)]
-            for claim in held:
-                arguments += (self._sid(claim), claim.score)
-            async with redis_errors():
+            async with self._scores, redis_errors():
+                for claim in held:
+                    arguments += (self._sid(claim), claim.score)
                 reply = await run_one(self._redis, _RENEW, [self._queue(queue)], arguments)
-            score, *ours = cast("list[bytes | int]", reply)
-            for claim, is_ours in zip(held, ours, strict=True):
-                if is_ours:
-                    claim.score = cast("bytes", score)
+                score, *ours = cast("list[bytes | int]", reply)
+                for claim, is_ours in zip(held, ours, strict=True):
+                    if is_ours:
+                        claim.score = cast("bytes", score)
 
     async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
         """Read the claimed sessions, those that are huge piece by piece."""
@@ -247,19 +238,19 @@ class LiveSessions:
         if whole:
             separator = os.urandom(16)
             calls = []
-            for snapshot in whole:
-                sid = self._sid(snapshot.claim)
-                read = separator.join(chain.from_iterable(snapshot.fields.items()))
-                keys = self._claim_keys(snapshot.claim)
-                calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
-            async with redis_errors():
+            async with self._scores, redis_errors():
+                for snapshot in whole:
+                    sid = self._sid(snapshot.claim)
+                    read = separator.join(chain.from_iterable(snapshot.fields.items()))
+                    keys = self._claim_keys(snapshot.claim)
+                    calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
                 replies = await run(self._redis, calls)
-                for snapshot, reply in zip(whole, replies, strict=True):
-                    word = _word(reply)
-                    if word == "changed":
-                        slow.append(snapshot)
-                    else:
-                        outcomes[snapshot.claim.call_sid] = Release(word)
+            for snapshot, reply in zip(whole, replies, strict=True):
+                word = _word(reply)
+                if word == "changed":
+                    slow.append(snapshot)
+                else:
+                    outcomes[snapshot.claim.call_sid] = Release(word)
         for snapshot in slow:
             outcomes[snapshot.claim.call_sid] = await self._release_fields(snapshot)
         return [outcomes[snapshot.claim.call_sid] for snapshot in snapshots]
@@ -268,7 +259,7 @@ class LiveSessions:
         claim = snapshot.claim
         keys: list[str | bytes] = [self._key(claim), self._keys.ready]
         for piece in _pieces(snapshot):
-            async with redis_errors():
+            async with self._scores, redis_errors():
                 word = _word(await run_one(self._redis, _RELEASE_FIELDS, keys, [self._sid(claim), claim.score, *piece]))
             if word != "released":
                 return Release(word)
@@ -279,8 +270,8 @@ class LiveSessions:
     async def settle(self, claim: Claim, how: str, *, delay_seconds: float = 0) -> str:
         """End a claim as `settle.lua` describes, and return its word for what happened."""
         keys = self._claim_keys(claim)
-        arguments: list[Argument] = [self._sid(claim), claim.score, int(delay_seconds * 1000), how]
-        async with redis_errors():
+        async with self._scores, redis_errors():
+            arguments: list[Argument] = [self._sid(claim), claim.score, int(delay_seconds * 1000), how]
             return _word(await run_one(self._redis, _SETTLE, keys, arguments))
 
     async def request_checkpoints(self, call_sids: Sequence[str]) -> None:
@@ -298,36 +289,6 @@ class LiveSessions:
         async with redis_errors():
             await self._redis.execute_command("HDEL", self._keys.attempts, call_sid)
             await self._redis.execute_command("HDEL", self._keys.in_hand, call_sid)
-
-    async def waiting(self) -> Waiting:
-        """How much waits, and who is there to drain it."""
-        async with redis_errors():
-            seconds, micros = cast("tuple[int, int]", await self._redis.time())
-            now = seconds * 1000 + micros // 1000
-            members = cast(
-                "list[tuple[bytes, float]]", await self._redis.zrange(self._keys.ready, 0, -1, withscores=True)
-            )
-            checkpoints = await self._redis.zcard(self._keys.checkpoints)
-            workers = await self._redis.zcount(self._keys.workers, now - _WORKER_GONE_MS, "+inf")
-        leased = [score for _, score in members if score > now and not score.is_integer()]
-        due = [score for _, score in members if score <= now]
-        oldest = (now - min(due)) / 1000 if due else 0.0
-        return Waiting(len(due), len(members) - len(due) - len(leased), len(leased), oldest, checkpoints, workers)
-
-    async def sign_of_life(self, worker: str) -> None:
-        """Say that this worker runs; those that have not said so for long are forgotten."""
-        async with redis_errors():
-            seconds, micros = cast("tuple[int, int]", await self._redis.time())
-            now = seconds * 1000 + micros // 1000
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.zadd(self._keys.workers, {worker: now})
-            pipeline.zremrangebyscore(self._keys.workers, "-inf", now - 10 * _WORKER_GONE_MS)
-            await pipeline.execute()
-
-    async def leaves(self, worker: str) -> None:
-        """Say that this worker has stopped."""
-        async with redis_errors():
-            await self._redis.zrem(self._keys.workers, worker)
 
     def _key(self, claim: Claim) -> bytes:
         # surrogateescape, as in claim(): a SID that is not UTF-8 must still lead back to its own key.
@@ -367,8 +328,10 @@ def _pieces(snapshot: Snapshot) -> Iterator[list[Argument]]:
         if total > WHOLE_BYTES or len(piece) >= 3 * _FIELDS_AT_ONCE:
             yield piece
             piece, total = [], 0
-    for name, digest in snapshot.oversize_digests.items():
-        piece += (name, b"#", digest)
+    for name, length in snapshot.oversize.items():
+        # One whose value nobody asked for is working state, which goes without having been read.
+        digest = snapshot.oversize_digests.get(name)
+        piece += (name, b"#", digest) if digest else (name, b"~", length)
     yield piece
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -14,8 +15,8 @@ from session_bridge.recorder.entries import Entry, Kind, Line, Request
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
 
-_OPEN_LUA = files(__package__).joinpath("open.lua").read_text()
-_MERGE_LUA = files(__package__).joinpath("merge.lua").read_text()
+_SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_bytes() for name in ("open", "merge")}
+_DIGESTS = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SCRIPTS.items()}
 
 # One HSET holds Redis for as long as it takes: these keep it well under a millisecond.
 _PAIRS_PER_COMMAND = 500
@@ -37,6 +38,7 @@ _STATE_CLASSES = (
     exceptions.OutOfMemoryError,
     exceptions.ClusterError,
     exceptions.NoPermissionError,
+    exceptions.NoScriptError,
     OSError,
 )
 
@@ -66,8 +68,13 @@ class Batch:
                 call = calls[sid] = _Call(entry[1])
             call.add(entry)
         self.commands: list[Command] = []
-        self._owners: list[_Call] = []
+        self._owners: list[_Call | None] = []
         self._calls = calls
+        # Loaded each time, and so never missing after a restart; sent once, however many calls use it.
+        for name in ("open", "merge") if aged else ("open",):
+            if aged or any(call.opened_at is not None for call in calls.values()):
+                self.commands.append(("SCRIPT", "LOAD", _SCRIPTS[name]))
+                self._owners.append(None)
         for call in calls.values():
             commands = call.aged(keys) if aged else call.fresh(keys)
             self.commands += commands
@@ -87,9 +94,10 @@ class Batch:
                 raise error
         refused: dict[str, Exception] = {}
         for index, error in errors:
-            # What belongs to no call is the wake-up, and workers wake without it too.
-            if index < len(self._owners):
-                refused.setdefault(self._owners[index].line.sid, error)
+            # What belongs to no call can fail: workers wake by themselves, and a missing script shows at each call.
+            call = self._owners[index] if index < len(self._owners) else None
+            if call is not None:
+                refused.setdefault(call.line.sid, error)
         return refused
 
     def settle(self) -> None:
@@ -165,7 +173,7 @@ class _Call:
         return [
             *self._opening(key),
             (
-                *("EVAL", _MERGE_LUA, 2, key, keys.ready),
+                *("EVALSHA", _DIGESTS["merge"], 2, key, keys.ready),
                 *(line.sid, self.at, line.ttl_seconds),
                 *("" if request is None else request.due_ms, self.resume_until or ""),
                 *("" if request is None else request.reason or "", "" if request is None else request.by.value),
@@ -176,7 +184,7 @@ class _Call:
 
     def _opening(self, key: str) -> Iterator[Command]:
         if self.opened_at is not None:
-            yield ("EVAL", _OPEN_LUA, 1, key, self.opened_at)
+            yield ("EVALSHA", _DIGESTS["open"], 1, key, self.opened_at)
         for pairs in _chunks(self.events):
             yield ("HSET", key, *pairs)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
@@ -18,6 +19,7 @@ from session_bridge.recorder.backlog import Backlog
 from session_bridge.recorder.batch import Batch, is_away
 from session_bridge.recorder.entries import Entry, Line, touch
 from session_bridge.recorder.moments import MOMENTS
+from session_bridge.recorder.recent import Recent
 from session_bridge.recorder.spool import Spool
 
 _logger = logging.getLogger("session_bridge.recorder")
@@ -25,7 +27,7 @@ _logger = logging.getLogger("session_bridge.recorder")
 # A Redis that has not answered by then counts as away.
 _ATTEMPT_SECONDS = 5.0
 # How long an attempt may go on once the buffer is full.
-_PATIENCE_SECONDS = 0.5
+_PATIENCE_SECONDS = 2.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _SCAN_SECONDS = 30.0
@@ -67,6 +69,8 @@ class Flusher:
         self._backlog = Backlog(spool, pace.buffer_events, self._nudge)
         self.append = self._backlog.append
         self._adopted: deque[Spool] = deque()
+        self._recent = Recent(pace.buffer_events)
+        self._server: str | None = None
         self._movers: list[asyncio.Future[None]] = []
         self._aged = False
         self._urgent = False
@@ -101,8 +105,7 @@ class Flusher:
         moved: asyncio.Future[None] = self._loop.create_future()
         self._movers.append(moved)
         self._nudge()
-        if self._deadline is not None:
-            self._deadline.reschedule(self._loop.time())
+        self._hurry(0)
         await asyncio.wait({moved}, timeout=timeout)
 
     def spool_now(self) -> None:
@@ -113,7 +116,8 @@ class Flusher:
         """Forget everything: it belongs to the process that this one was forked from."""
         self._backlog.entries.clear()
         self.closed = True
-        self._spool.forget()
+        for spool in (self._spool, *self._adopted):
+            spool.forget()
 
     # -- the task -----------------------------------------------------------------------------------------------
 
@@ -140,9 +144,15 @@ class Flusher:
     def _on_nudge(self) -> None:
         self._event.set()
         self.start()
-        if self._deadline is not None and self._backlog.overfull:
-            soon = self._loop.time() + _PATIENCE_SECONDS
-            self._deadline.reschedule(min(soon, self._deadline.when() or soon))
+        if self._backlog.overfull:
+            self._hurry(_PATIENCE_SECONDS)
+
+    def _hurry(self, seconds: float) -> None:
+        """Give an attempt that is under way no more than `seconds`."""
+        if self._deadline is not None and not self._deadline.expired():
+            at = self._loop.time() + seconds
+            with suppress(RuntimeError):  # it may be over in this very moment
+                self._deadline.reschedule(min(at, self._deadline.when() or at))
 
     async def _run(self) -> None:
         try:
@@ -173,6 +183,8 @@ class Flusher:
         backlog = self._backlog
         if not backlog and not self._adopted:
             backlog.nudge_at = 1
+            # Whoever asked while the last entries were on their way has been answered with them.
+            self._urgent = False
             if not self.live and not backlog:
                 return False
             await self._sleep(min(self._next_beat, self._next_scan) - now, 1)
@@ -198,6 +210,8 @@ class Flusher:
                     await self._event.wait()
             except TimeoutError:
                 pass
+        else:
+            await asyncio.sleep(0)
         backlog.nudge_at = self._pace.buffer_events + 1
 
     async def _last_turn(self) -> None:
@@ -236,6 +250,8 @@ class Flusher:
         backlog = self._backlog
         self._urgent = False
         try:
+            if self.away:
+                await self._recognise()
             if backlog.files:
                 await self._replay(self._spool, backlog.files[0][0])
                 backlog.settle_file()
@@ -243,6 +259,7 @@ class Flusher:
                 batch = backlog.oldest()
                 await self._deliver(batch, aged=self._aged)
                 backlog.settle(batch)
+                self._recent.remember(batch, self._loop.time())
             if self._adopted:
                 await self._replay_adopted()
         except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
@@ -263,20 +280,39 @@ class Flusher:
         pipe = self._client.pipeline(transaction=False)
         for command in batch.commands:
             pipe.execute_command(*command)
+        if self._server is None:
+            pipe.info("server")
         try:
             async with asyncio.timeout(_ATTEMPT_SECONDS) as self._deadline:
                 answers = await pipe.execute(raise_on_error=False)
         finally:
             self._deadline = None
-        refused = batch.refused(answers)
+        refused = batch.refused(answers[: len(batch.commands)])
+        if self._server is None:
+            self._server = _run_id(answers[-1])
         batch.settle()
         if refused:
             await self._set_aside([entry for entry in entries if entry.line.sid in refused], refused)
 
+    async def _recognise(self) -> None:
+        """Redis was away. If another server answers, write once more what the last one had only just acknowledged."""
+        async with asyncio.timeout(_ATTEMPT_SECONDS):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.info("server")
+            (answer,) = await pipe.execute(raise_on_error=False)
+        server = _run_id(answer)
+        if server and self._server and server != self._server:
+            # Before all else: once something newer is written, what is older would only fill gaps.
+            entries = self._recent.entries()
+            if entries:
+                await self._deliver(entries, aged=True)
+        self._server = server
+
     async def _set_aside(self, entries: list[Entry], refused: dict[str, Exception]) -> None:
         reasons = ", ".join(sorted({str(error) for error in refused.values()}))
-        for entry in entries:
-            entry.line.lost += 1
+        # What comes from a file has lines of its own.
+        for line in {entry.line for entry in entries} | {line for line in self.live if line.sid in refused}:
+            line.lost += 1
         try:
             kept = str(await asyncio.to_thread(self._spool.set_aside, entries))
         except OSError as error:
@@ -305,7 +341,8 @@ class Flusher:
             return
         at = MOMENTS.text()
         for line in list(self.live):
-            self.append(touch(line, at))
+            if line.announced:  # a call that has not begun has nothing to say
+                self.append(touch(line, at))
 
     # -- to disk and back ---------------------------------------------------------------------------------------
 
@@ -345,3 +382,9 @@ class Flusher:
         else:
             self._adopted.popleft()
             await asyncio.to_thread(spool.close)
+
+
+def _run_id(answer: object) -> str | None:
+    """Which run of which server answered INFO; None if it may not say."""
+    run_id = answer.get("run_id") if isinstance(answer, dict) else None
+    return run_id if isinstance(run_id, str) else None

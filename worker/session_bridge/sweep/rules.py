@@ -48,10 +48,9 @@ class SweepRules:
 
     def decide(self, look: Look, known: Sighting | None, now: datetime) -> Decision:
         """What to do with the session seen in `look`, of which the book has `known`, at the moment `now`."""
-        near_end = look.ttl_seconds is not None and look.ttl_seconds < max(3 * self.sweep_seconds, self.ttl_seconds / 3)
+        near_end = self.may_expire(look)
         if look.waiting:
-            waits_with_ttl = look.ttl_seconds is not None
-            return Decision(Action.HOLD if waits_with_ttl else Action.NOTHING, "waiting", hold=waits_with_ttl)
+            return Decision(Action.HOLD if near_end else Action.NOTHING, "waiting", hold=near_end)
         if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
             return Decision(Action.RESCUE, "ended and not asked for")
         if known is not None and known.state in ("archived", "lost", "dead") and not self._lives_again(look, known):
@@ -68,6 +67,12 @@ class SweepRules:
             if (now - since).total_seconds() > self.checkpoint_seconds:
                 return Decision(Action.CHECKPOINT, "long", hold=near_end)
         return Decision(Action.HOLD, "near expiry", hold=True) if near_end else Decision(Action.NOTHING)
+
+    def may_expire(self, look: Look) -> bool:
+        """Whether a session has to lose its TTL: it is near its end, or nobody will renew it since it waits."""
+        if look.ttl_seconds is None:
+            return False
+        return look.waiting or look.ttl_seconds < max(3 * self.sweep_seconds, self.ttl_seconds / 3)
 
     def changed_at(self, look: Look, known: Sighting | None, now: datetime) -> datetime:
         """The last moment at which this session gave a sign of life."""

@@ -89,16 +89,15 @@ class Sweeper:
 
     async def _visit(self, call_sids: list[str], report: SweepReport, limit: int, *, dry_run: bool) -> None:
         moment = now()
-        known = await self._known([sid for sid in call_sids if is_call_sid(sid)], report)
         looks = await self._scan.look(call_sids)
-        doubtful = [
-            look
-            for look in looks
-            if (not look.is_ours and look.call_sid not in known)
-            or ((sighting := known.get(look.call_sid)) is not None and sighting.status in PROVISIONAL)
-        ]
-        if doubtful:
-            await self._scan.count_events(doubtful)
+        await self._scan.count_events([look for look in looks if not look.is_ours])
+        if not dry_run:
+            # Now: the archive, if it is away, takes longer to say so than a session may have left.
+            await self._scan.hold([look.call_sid for look in looks if look.is_ours and self._rules.may_expire(look)])
+        known = await self._known([look.call_sid for look in looks if is_call_sid(look.call_sid)], report)
+        await self._scan.count_events(
+            [look for look in looks if (found := known.get(look.call_sid)) and found.status in PROVISIONAL]
+        )
         seen: list[Seen] = []
         hold: list[str] = []
         rescue: dict[str, str] = {}
