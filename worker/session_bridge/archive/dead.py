@@ -9,9 +9,7 @@ from datetime import datetime
 
 from session_bridge.archive.connection import ArchiveConnections, fetch, run
 from session_bridge.archive.sql import QUERIES
-from session_bridge.archive.writer import FetchField
-
-_FIELDS_AT_ONCE = 500
+from session_bridge.archive.writer import FetchField, in_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,8 @@ async def bury(
             fields=len(fields) + len(oversize),
             size_bytes=sum(map(len, fields.values())) + sum(oversize.values()),
         )
-        names = list(fields)
-        for start in range(0, len(names), _FIELDS_AT_ONCE):
-            piece = names[start : start + _FIELDS_AT_ONCE]
-            await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, fields[name]) for name in piece]))
+        for piece in in_pieces(fields.items(), lambda field: len(field[1])):
+            await run(connection, "keep_dead_fields", **_columns(dead_id, piece))
         for name in oversize:
             raw = await fetch_field(call_sid, name)
             await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, raw)]))

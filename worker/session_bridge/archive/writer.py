@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from psycopg import sql
 from pydantic import JsonValue
@@ -17,6 +17,9 @@ from session_bridge.archive.connection import ArchiveConnections, Connection, fe
 from session_bridge.archive.copy import copy_statement, copy_text
 from session_bridge.archive.journal import JOURNAL, Entry
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
+
+_Item = TypeVar("_Item")
+_PIECE_BYTES, _PIECE_ITEMS = 32 << 20, 10_000
 
 
 @dataclass(slots=True)
@@ -151,14 +154,28 @@ async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:
     held = [(call.book, reject) for call in calls for reject in call.rejects if reject.raw is not None]
-    if held:
-        await run(connection, "keep_rejects", **_reject_columns(held))
+    for piece in in_pieces(held, lambda one: one[1].size_bytes):
+        await run(connection, "keep_rejects", **_reject_columns(piece))
     for call in calls:
         for reject in call.rejects:
             if reject.raw is None:
                 raw = await fetch_field(call.book.call_sid, reject.field)
                 whole = RejectedField(reject.field, raw, len(raw), reject.reason, reject.error)
                 await run(connection, "keep_rejects", **_reject_columns([(call.book, whole)]))
+
+
+def in_pieces(items: Iterable[_Item], size: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """`items` in pieces that one statement can carry: PostgreSQL takes no message of a gigabyte."""
+    piece: list[_Item] = []
+    total = 0
+    for item in items:
+        if piece and (total + size(item) > _PIECE_BYTES or len(piece) == _PIECE_ITEMS):
+            yield piece
+            piece, total = [], 0
+        piece.append(item)
+        total += size(item)
+    if piece:
+        yield piece
 
 
 def reject_digest(field_name: bytes, raw: bytes) -> bytes:

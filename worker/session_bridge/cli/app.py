@@ -25,6 +25,7 @@ _COMMANDS = {
     "dead": "session_bridge.cli.dead",
     "settings": "session_bridge.cli.settings",
     "status": "session_bridge.cli.status",
+    "doctor": "session_bridge.cli.doctor",
 }
 
 

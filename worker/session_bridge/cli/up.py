@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def play_command(*, calls: int, seed: int | None, speed: float, as_json: bool) -
     """
     settings = load_settings()
     _configure_log(settings)
-    report = asyncio.run(_play(settings, Campaign(calls, _seed_or_new(seed), speed)))
+    report = asyncio.run(_check_and_play(settings, Campaign(calls, _seed_or_new(seed), speed)))
     if as_json:
         print_json(asdict(report))
     else:
@@ -135,18 +135,23 @@ def _servers(settings: Settings, data: Path) -> Iterator[Settings]:
         return
     folder = data.absolute()
     servers = EmbeddedServers(folder)
-    with errors.status(f"starting PostgreSQL and Valkey in {folder}"):
+    with _busy(f"starting PostgreSQL and Valkey in {folder}"):
         servers.start()
     try:
         print_facts({"PostgreSQL": servers.database_url, "Valkey": servers.redis_url, "data": str(folder)})
         yield load_settings(redis_url=servers.redis_url, database_url=servers.database_url)
     finally:
-        with errors.status("stopping PostgreSQL and Valkey"):
+        with _busy("stopping PostgreSQL and Valkey"):
             servers.stop()
 
 
+def _busy(doing: str) -> AbstractContextManager[object]:
+    """A line that says what is being waited for, where somebody may be looking."""
+    return errors.status(doing) if errors.is_terminal else nullcontext()
+
+
 def _migrate(settings: Settings) -> None:
-    with errors.status("making the archive's tables"):
+    with _busy("making the archive's tables"):
         applied = migrate(addresses(settings)[1], settings.db_schema)
     steps = ", ".join(str(step.migration) for step in applied)
     console.print(f"archive migrated: {steps}" if steps else "archive up to date")
@@ -175,7 +180,7 @@ async def _up(settings: Settings, plan: _Plan) -> bool:
 
 
 async def _do(settings: Settings, plan: _Plan) -> bool:
-    complete, call_sid = True, "my-call-1"
+    complete, played = True, None
     if plan.campaign is not None:
         report = await _play(settings, plan.campaign)
         _print_report(report)
@@ -183,9 +188,9 @@ async def _do(settings: Settings, plan: _Plan) -> bool:
         if not complete:
             errors.print(f"session-bridge: {report.calls - report.archived} calls wait in Redis for the next start")
         if report.transcript is not None:
-            call_sid = report.transcript.call_sid
+            played = report.transcript.call_sid
     if not plan.and_exit:
-        _print_next_steps(settings, call_sid, embedded=plan.embedded)
+        _print_next_steps(settings, played, embedded=plan.embedded)
         await asyncio.Event().wait()
     return complete
 
@@ -195,6 +200,12 @@ async def _do(settings: Settings, plan: _Plan) -> bool:
 
 def _seed_or_new(seed: int | None) -> int:
     return secrets.randbelow(1_000_000) if seed is None else seed
+
+
+async def _check_and_play(settings: Settings, campaign: Campaign) -> Report:
+    async with open_bridge(settings):
+        pass  # servers that cannot be used are told now, not after a long wait for calls to arrive
+    return await _play(settings, campaign)
 
 
 async def _play(settings: Settings, campaign: Campaign) -> Report:
@@ -219,7 +230,7 @@ def _bar(settings: Settings) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=errors, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         # In the place of sys.stderr there is now something that knows of the bar.
         _configure_log(settings)
         yield bar
@@ -264,7 +275,7 @@ def _print_transcript(transcript: Transcript) -> None:
         console.print(Text.assemble((f"{minutes:>3}:{seconds:02}  ", "dim"), speaker, line.text))
 
 
-def _print_next_steps(settings: Settings, call_sid: str, *, embedded: bool) -> None:
+def _print_next_steps(settings: Settings, played: str | None, *, embedded: bool) -> None:
     redis_url, database_url = addresses(settings)
     keys = settings.keys
     session, ready = keys.session("my-call-1"), keys.ready
@@ -294,9 +305,9 @@ def _print_next_steps(settings: Settings, call_sid: str, *, embedded: bool) -> N
     query = "select call_sid, status, outcome, total_messages from call_sessions order by id desc limit 10"
     lines += [
         "",
-        "# more calls, and one of them",
+        "# a call that was played, and more of them" if played else "# simulated calls",
+        *([f"session-bridge show {shlex.quote(played)}"] if played else []),
         "session-bridge play 5",
-        f"session-bridge show {shlex.quote(call_sid)}",
         "",
         "# a call of your own, in any language: write its hash, then say that it is over",
         *call,

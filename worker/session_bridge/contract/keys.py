@@ -64,6 +64,11 @@ class Keys:
         return f"{self.namespace}:sweep"
 
     @property
+    def doctor(self) -> str:
+        """Hash: what `session-bridge doctor` saw of the server last, to tell what has happened since."""
+        return f"{self.namespace}:doctor"
+
+    @property
     def wake(self) -> str:
         """Channel: a message here makes sleeping workers look at the ready set at once."""
         return f"{self.namespace}:wake"

@@ -42,10 +42,10 @@ def default_outcome(facts: CallFacts) -> str | None:
 
     In this order: not reached, lost on the way, a hand-over to a person, what an analysis said, a payment, a
     conversation that came to its end, objections that stood in its way, data that was collected, a conversation, or
-    nobody there. None while the call lives.
+    nobody there. None while the call lives, and for one that was lost.
     """
     status = facts.status
-    if status in (Status.INITIATED, Status.RINGING, Status.IN_PROGRESS):
+    if status in (Status.INITIATED, Status.RINGING, Status.IN_PROGRESS, Status.LOST):
         return None
     if status in _UNREACHED:
         return _UNREACHED[Status(status)]

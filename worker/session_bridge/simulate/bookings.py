@@ -74,7 +74,7 @@ RESTAURANT_BOOKING = Scenario(
             (
                 Exchange(
                     ("It's {guest}, the number I'm calling from.", "Put it under {guest}, please."),
-                    ("Thank you, {guest}. {party} guests on {day} at {hour}; your word for the door is {reference}.",),
+                    ("Thank you, {guest}: {party} guests on {day} at {hour}. Your word for the door is {reference}.",),
                     takes=("guest",),
                     tool=ToolUse(
                         "book_table", ("guest", "day", "hour", "party"), {"booked": True, "reference": "{reference}"}

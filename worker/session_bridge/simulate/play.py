@@ -19,6 +19,7 @@ DEFAULT_SPEED = 50.0
 """A call of one minute takes little more than a second."""
 GRACE_SECONDS = 0.5
 """How long a call that broke off waits for its return: hardly, for here nobody comes back."""
+_FLUSH_SECONDS = 10.0
 
 _RECORD: Mapping[Family, Callable[..., object]] = {
     Family.MESSAGE: CallRecorder.record_message,
@@ -51,7 +52,7 @@ async def play(call: SimulatedCall, redis: Redis, keys: Keys, *, speed: float = 
     recorder = CallRecorder(call.call_sid, redis=redis, keys=keys, grace_seconds=GRACE_SECONDS, **state)
     if call.ending is Ending.WEBHOOK:
         await _perform(call, recorder, started_at, speed)
-        await recorder.flush()
+        await recorder.flush(_FLUSH_SECONDS)
         asked = clock()
         await _report_end(call, redis, keys, started_at)
         return asked

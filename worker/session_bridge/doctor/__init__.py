@@ -1,0 +1,1 @@
+"""`session-bridge doctor`: looks at a deployment, and says what to change."""
