@@ -31,7 +31,7 @@ class RedisServer:
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
         durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--logfile", "log"]
         self._process = subprocess.Popen([str(_BINARY), *where, *durable])
-        with redis.Redis(port=self.port) as client:
+        with redis.Redis.from_url(self.url) as client:
             for _ in range(500):
                 try:
                     client.ping()
@@ -60,5 +60,5 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def redis_client(redis_server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    async with redis.asyncio.Redis(port=redis_server.port, decode_responses=True) as client:
+    async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as client:
         yield client

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ async def test_one_flush_is_one_round_trip_for_all_calls(redis_server: Any) -> N
             trips += 1
             await super().send_packed_command(command, check_health)
 
-    pool = redis.asyncio.ConnectionPool(connection_class=Counting, port=redis_server.port)
+    pool = redis.asyncio.ConnectionPool(connection_class=Counting, host="127.0.0.1", port=redis_server.port)
     async with redis.asyncio.Redis.from_pool(pool) as client:
         await client.ping()
         calls = [CallRecorder(f"CA{number}", redis=client) for number in range(50)]
@@ -254,3 +255,38 @@ async def test_settings_that_cannot_work_are_refused_at_once(monkeypatch: pytest
 def test_outside_an_event_loop_it_says_so() -> None:
     with pytest.raises(RuntimeError, match="inside the event loop"):
         CallRecorder("CA1")
+
+
+async def test_a_recorder_that_never_records_writes_nothing(redis_client: Any) -> None:
+    idle = CallRecorder("idle", heartbeat_seconds=0.05)
+    busy = CallRecorder("busy", heartbeat_seconds=0.05)
+    busy.heartbeat()
+    assert await busy.flush(5)
+    await asyncio.sleep(0.2)
+    assert await redis_client.exists(f"session:{idle.call_sid}") == 0
+    await busy.end()
+
+
+async def test_waiting_for_entries_that_are_on_their_way_leaves_the_loop_free(redis_server: Any) -> None:
+    on_the_way, go_on = asyncio.Event(), asyncio.Event()
+
+    class Held(redis.asyncio.Connection):
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            if b"EXPIRE" in b"".join(command):
+                on_the_way.set()
+                await go_on.wait()
+            await super().send_packed_command(command, check_health)
+
+    pool = redis.asyncio.ConnectionPool(connection_class=Held, host="127.0.0.1", port=redis_server.port)
+    async with redis.asyncio.Redis.from_pool(pool) as client:
+        call = CallRecorder("CA1", redis=client)
+        call.record_message("user", "hi")
+        await on_the_way.wait()
+        flushed = asyncio.create_task(call.flush(5))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        go_on.set()
+        assert await flushed
+        await asyncio.sleep(0.2)
+        assert time.monotonic() - began < 5
+        await call.end()
