@@ -28,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract.fields import FinalizedBy
 from session_bridge.errors import ArchiveUnavailableError, RedisUnavailableError
+from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
 from session_bridge.service import Bridge
 
@@ -123,7 +124,7 @@ def arq_worker(bridge: Bridge) -> Worker:
 
 
 def _cron(function: Any, **when: Any) -> CronJob:  # noqa: ANN401  # arq's own types
-    return cron(function, run_at_startup=True, unique=True, timeout=_JOB_SECONDS, keep_result=0, max_tries=1, **when)
+    return cron(function, run_at_startup=True, unique=True, timeout=_JOB_SECONDS, keep_result=0, max_tries=20, **when)
 
 
 def _every(seconds: float) -> dict[str, set[int]]:
@@ -138,6 +139,11 @@ async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
 
     A server that goes away is waited for. The first partitions are made before the first drain.
     """
+    async with serve_health(bridge, bridge.settings.health_host, bridge.settings.health_port):
+        await _work(bridge, stop)
+
+
+async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
     await make_partitions({"bridge": bridge})
     log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
     drains = asyncio.create_task(bridge.loop.run())
@@ -147,8 +153,12 @@ async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
     bridge.loop.stop()
     for task in (arq, stopping):
         task.cancel()
-    await bridge.loop.finish(bridge.settings.shutdown_seconds)
+    # Only a loop that has ended begins no batch after those that `finish` waits for.
+    _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
+    for task in late:
+        task.cancel()
     results = await asyncio.gather(drains, arq, stopping, return_exceptions=True)
+    await bridge.loop.finish(bridge.settings.shutdown_seconds)
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:
         if isinstance(result, Exception):

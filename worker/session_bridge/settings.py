@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(10, ge=0, description="how long SIGTERM waits for drains under way")
     sweep_keys: int = Field(10_000, ge=1, description="keys a sweep looks at in one run")
     sweep_limit: int = Field(1000, ge=1, description="calls a sweep asks to be drained in one run")
+    health_port: int | None = Field(
+        None, ge=0, le=65_535, description="port of a worker's /live, /ready and /metrics; none if not set, 0 for any"
+    )
+    health_host: str = Field("127.0.0.1", min_length=1, description="address on which that port listens")
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for programs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level that is logged"

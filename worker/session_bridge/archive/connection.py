@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeAlias, cast
@@ -103,7 +104,8 @@ class ArchiveConnections:
                 try:
                     yield connection
                 except BaseException:
-                    if not connection.closed:
+                    # What cannot be rolled back now is closed, which rolls it back; the first error is the one to tell.
+                    with contextlib.suppress(psycopg.Error):
                         await connection.rollback()
                     raise
                 await connection.execute(b"COMMIT")

@@ -34,7 +34,7 @@ def ledger_command(*, as_json: bool) -> None:
 
 async def _take() -> Ledger:
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("looking")
 
         def show(looked: int) -> None:

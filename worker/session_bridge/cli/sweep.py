@@ -56,7 +56,7 @@ def sweep_command(*, dry_run: bool, limit: int | None, as_json: bool) -> None:
 
 async def _sweep(settings: Settings, *, dry_run: bool, limit: int) -> SweepReport:
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("looking")
 
         def show(report: SweepReport) -> None:

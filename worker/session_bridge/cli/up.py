@@ -92,7 +92,7 @@ def play_command(*, calls: int, seed: int | None, speed: float, as_json: bool) -
 @_speed_option
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Workers in this process.")
 def up_command(*, calls: int | None, and_exit: bool, data: Path, seed: int | None, speed: float, workers: int) -> None:
-    r"""Run the whole bridge: both servers, the archive's tables, and a worker.
+    """Run the whole bridge: both servers, the archive's tables, and a worker.
 
     With REDIS_URL and DATABASE_URL set, those servers are used. With neither, a Valkey and a PostgreSQL of one's own
     are started on this machine; their data stay in a folder, and the next start goes on with them.
@@ -100,7 +100,7 @@ def up_command(*, calls: int | None, and_exit: bool, data: Path, seed: int | Non
     \b
     session-bridge up --play 25           see it work, and keep it running
     session-bridge up --play 25 --exit    the same as a check: status 0 if all calls were archived
-    """
+    """  # noqa: D301  # click keeps the lines after this mark as they are
     settings = load_settings()
     _configure_log(settings)
     campaign = None if calls is None else Campaign(calls, _seed_or_new(seed), speed)

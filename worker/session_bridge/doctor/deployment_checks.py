@@ -1,4 +1,4 @@
-"""Whether the parts of a deployment fit together, and how its calls fare."""
+"""Whether the parts of a deployment fit together."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from session_bridge.archive.connection import fetch
-from session_bridge.contract.ids import now
-from session_bridge.doctor.checks import Answer, CannotTellError, Check, Patient, Verdict, advice, ok, problem, spell
+from session_bridge.doctor.checks import Answer, CannotTellError, Check, Patient, advice, ok, problem, spell
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.errors import SettingsError
-from session_bridge.live.scan import Look, SessionScan
-from session_bridge.live.sessions import LiveSessions, Waiting
+from session_bridge.live.overview import Overview
 from session_bridge.service import addresses
 
 _CLOCK_TRIES = 5
 _CLOCKS_APART, _CLOCKS_FAR_APART = 1.0, 10.0
 _SHORT_ABSENCE = 600
-_OVERDUE_LEASES = 10
-_PAGES, _SESSIONS_LOOKED_AT, _SCAN_SECONDS = 50, 2000, 3.0
 _CROWDED = 0.8
 
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
-# numbers of backends are shown to every role, pg_stat_activity is not.
+# Numbers of backends are shown to every role; what pg_stat_activity says of them is not.
 _CONNECTIONS = """\
 SELECT current_setting('max_connections')::int
-    - (SELECT sum(setting::int) FROM pg_settings WHERE name IN ('superuser_reserved_connections', 'reserved_connections')),
+    - (SELECT sum(setting::int) FROM pg_settings
+        WHERE name IN ('superuser_reserved_connections', 'reserved_connections')),
     (SELECT sum(numbackends) FROM pg_stat_database),
     (SELECT min(own) FROM (
         SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0
         UNION ALL
         SELECT datconnlimit FROM pg_database WHERE datname = current_database() AND datconnlimit >= 0
     ) AS limits (own))"""
-_DEAD = "SELECT count(*), min(died_at) FROM dead_sessions WHERE retried_at IS NULL"
-_LOST = "SELECT count(*) FROM call_sids WHERE state = 'lost' AND archived_at > now() - interval '1 day'"
 
 
 async def _clocks(patient: Patient) -> Answer:
@@ -93,88 +88,17 @@ async def _absences(patient: Patient) -> Answer:
     return ok(found)
 
 
-async def _sessions(patient: Patient) -> Answer:
-    """Sessions that would stay for ever, or go before a sweep can see them, in a sample of the keys."""
-    looks, whole = await _sample(patient)
-    sweep = patient.settings.sweep_seconds
-    idle = [look for look in looks if not look.waiting]
-    kept = sum(look.ttl_seconds is None for look in idle)
-    short = sum(look.ttl_seconds is not None and look.ttl_seconds < 2 * sweep for look in idle)
-    _, round_began = await SessionScan(patient.redis, patient.keys).place()
-    found = f"{len(looks)} {'live sessions' if whole else 'of the live sessions'}"
-    if short:
-        return advice(
-            f"{found}; {short} expire within two sweeps and nobody has asked for their drain",
-            f"run `session-bridge sweep` now; let writers EXPIRE by {patient.settings.ttl_seconds} s or more",
-        )
-    if kept and now().timestamp() - round_began > patient.settings.ttl_seconds:
-        return advice(
-            f"{found}; {kept} have no TTL, nobody has asked for their drain, and no sweep watches them",
-            "start a worker or run `session-bridge sweep`: else they stay for ever",
-        )
-    return ok(f"{found}; {kept} without TTL that the sweep watches" if kept else f"{found}; none is forgotten")
-
-
-async def _sample(patient: Patient) -> tuple[list[Look], bool]:
-    """Some live sessions of ours, and whether they are all."""
-    scan = SessionScan(patient.redis, patient.keys)
-    looks: list[Look] = []
-    cursor, deadline = 0, time.monotonic() + _SCAN_SECONDS
-    for _ in range(_PAGES):
-        page = await scan.page(cursor)
-        found = await scan.look(page.call_sids)
-        await scan.count_events([look for look in found if not look.is_ours])
-        looks += [look for look in found if look.is_ours]
-        cursor = page.cursor
-        if not cursor or len(looks) >= _SESSIONS_LOOKED_AT or time.monotonic() > deadline:
-            break
-    return looks, not cursor
-
-
-async def _sweeps(patient: Patient) -> Answer:
-    _, began = await SessionScan(patient.redis, patient.keys).place()
-    if not began:
-        return advice("no sweep has ever run here", "start a worker, or run `session-bridge sweep` from a cron")
-    age = now().timestamp() - began
-    found = f"the sweep's present round through the keys began {spell(age)} ago"
-    if age > max(10 * patient.settings.sweep_seconds, patient.settings.ttl_seconds / 3):
-        do = "is a worker running? If so, its rounds are too slow: raise SESSION_BRIDGE_SWEEP_KEYS"
-        return problem(found, do)
-    return ok(found)
-
-
-async def _workers(patient: Patient) -> Answer:
-    waiting = await _waiting(patient)
-    if waiting.workers:
-        return ok(f"{waiting.workers} seen within the last seconds")
-    do = "start `session-bridge worker`, with these settings"
-    return problem("none, and calls wait", do) if waiting.due else advice("none", do)
-
-
-async def _backlog(patient: Patient) -> Answer:
-    waiting = await _waiting(patient)
-    lease = patient.settings.lease_seconds
-    found = (
-        f"{waiting.due} due, the oldest for {spell(waiting.oldest_seconds)}; {waiting.later} later, "
-        f"{waiting.leased} in work, {waiting.checkpoints} checkpoints"
-    )
-    do = "look at the workers' log (worker.waiting says why they wait); if they are busy, start more"
-    if waiting.oldest_seconds > _OVERDUE_LEASES * lease:
-        return problem(found, do)
-    return advice(found, do) if waiting.oldest_seconds > lease else ok(found)
-
-
 async def _connections(patient: Patient) -> Answer:
     """Whether PostgreSQL has a connection for each that the workers may open."""
     settings = patient.settings
     try:
-        workers = max(1, (await _waiting(patient)).workers)
+        workers = max(1, (await Overview(patient.redis, patient.keys).waiting()).workers)
     except CannotTellError:
         workers = 1
     wanted = workers * (settings.concurrency + 1)
     [[room, used, own_limit]] = await (await patient.postgres.execute(_CONNECTIONS)).fetchall()
     limit = room if own_limit is None else min(room, own_limit)
-    found = f"{workers} workers may open {wanted} connections of {limit} allowed; {used} of {room} are open now"
+    found = f"{wanted} at most, for {workers} worker(s), of {limit} allowed; {used} of {room} are open now"
     do = "raise max_connections (or the limit of the role or database), or lower SESSION_BRIDGE_CONCURRENCY"
     if wanted > limit:
         return problem(found, do)
@@ -213,29 +137,6 @@ async def _outcome(patient: Patient) -> Answer:
     return ok(patient.settings.outcome or "the default")
 
 
-async def _dead(patient: Patient) -> Answer:
-    async with patient.archive() as connection:
-        [[count, earliest]] = await (await connection.execute(_DEAD)).fetchall()
-    if count:
-        found = f"{count} could not be archived and wait for somebody, the first since {earliest:%Y-%m-%d %H:%M}"
-        return problem(found, "`session-bridge dead list`, mend the cause, then `session-bridge dead retry ID`")
-    return ok("none")
-
-
-async def _lost(patient: Patient) -> Answer:
-    async with patient.archive() as connection:
-        [[count]] = await (await connection.execute(_LOST)).fetchall()
-    if count:
-        found = f"{count} disappeared from Redis undrained within the last day"
-        return problem(found, "look at evictions, restarts, flushes and the writers' TTLs")
-    return ok("none within the last day")
-
-
-async def _waiting(patient: Patient) -> Waiting:
-    live = LiveSessions(patient.redis, patient.keys, max_field_bytes=patient.settings.max_field_bytes)
-    return await live.waiting()
-
-
 def _server(url: str) -> tuple[str, str | None, int, str]:
     parts = urlsplit(url)
     path = parts.path if parts.scheme == "unix" else ""
@@ -249,11 +150,5 @@ DEPLOYMENT_CHECKS = (
     Check("deployment.archive", "archive of this namespace", _identity),
     Check("deployment.queue", "arq's queue", _queue),
     Check("deployment.outcome", "outcome function", _outcome),
-    Check("deployment.workers", "workers", _workers),
-    Check("deployment.sweep", "sweep", _sweeps),
-    Check("deployment.backlog", "calls that wait", _backlog),
-    Check("deployment.sessions", "live sessions", _sessions),
-    Check("deployment.dead", "dead sessions", _dead),
-    Check("deployment.lost", "lost sessions", _lost),
 )
 """In the order in which they are shown."""

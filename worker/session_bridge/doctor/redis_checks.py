@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
 from redis.asyncio.connection import SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
@@ -29,6 +28,7 @@ from session_bridge.service import addresses
 
 _FULL, _NEARLY_FULL = 0.95, 0.80
 _LAG_SECONDS = 10
+_TEN_MEGABYTES = 10_000_000
 _REMEMBERED = ("run_id", "master_replid", "evicted_keys", "expired_keys")
 
 
@@ -43,7 +43,7 @@ async def recall(patient: Patient) -> dict[str, str]:
 
 
 async def _answers(patient: Patient) -> Answer:
-    return await answering(patient.redis_or_absent, lambda: patient.redis.ping(), "Redis")
+    return await answering(patient.redis_or_absent, lambda: patient.redis.execute_command("PING"), "Redis")
 
 
 async def _version(patient: Patient) -> Answer:
@@ -228,7 +228,7 @@ def _ago(patient: Patient) -> str:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.4g} MB"
+    return f"{count / 1e6:,.0f} MB" if count >= _TEN_MEGABYTES else f"{count / 1e6:.1f} MB"
 
 
 REDIS_CHECKS = (

@@ -13,14 +13,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from session_bridge.archive.connection import Connection
 from session_bridge.doctor import postgres_checks, redis_checks
+from session_bridge.doctor.calls_checks import CALLS_CHECKS
 from session_bridge.doctor.checks import Absent, Check, Finding, Patient, make, one_line
 from session_bridge.doctor.deployment_checks import DEPLOYMENT_CHECKS
 from session_bridge.live.server import connect
 from session_bridge.service import addresses
 from session_bridge.settings import Settings, without_password
-
-CHECKS: tuple[Check, ...] = (*redis_checks.REDIS_CHECKS, *postgres_checks.POSTGRES_CHECKS, *DEPLOYMENT_CHECKS)
-"""Every check there is, in the order of the findings."""
 
 _OPENING_SECONDS = 10.0
 
@@ -35,7 +33,7 @@ async def examine(settings: Settings) -> list[Finding]:
         redis, postgres = await asyncio.gather(
             _make_all(redis_checks.REDIS_CHECKS, patient), _make_all(postgres_checks.POSTGRES_CHECKS, patient)
         )
-        return [*redis, *postgres, *await _make_all(DEPLOYMENT_CHECKS, patient)]
+        return [*redis, *postgres, *await _make_all((*DEPLOYMENT_CHECKS, *CALLS_CHECKS), patient)]
 
 
 async def _make_all(checks: Sequence[Check], patient: Patient) -> list[Finding]:

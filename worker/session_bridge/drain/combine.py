@@ -18,6 +18,9 @@ from session_bridge.drain.call import Call, Event, UnknownEvent, Value
 
 _Item = TypeVar("_Item", Event, UnknownEvent)
 _INFERRED, _WRITER = "inferred", "writer"
+# What a status weighs by who said it; whoever else says one is a provider.
+_WEIGHTS: dict[Value, int] = {_INFERRED: 0, _WRITER: 1}
+_PROVIDER = 2
 _STATUS = ("status", "status_raw", "status_by", "status_sequence")
 
 
@@ -107,9 +110,9 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
         return old if stale and not ends else new
     if was_ended != ends:
         return old if was_ended else new
-    by_provider = [status.get("status_by") != _WRITER for status in (old, new)]
-    if by_provider[0] != by_provider[1]:
-        return old if by_provider[0] else new
+    weights = [_WEIGHTS.get(status.get("status_by"), _PROVIDER) for status in (old, new)]
+    if weights[0] != weights[1]:
+        return old if weights[0] > weights[1] else new
     sequences = [status.get("status_sequence") for status in (old, new)]
     if isinstance(sequences[0], int) and isinstance(sequences[1], int) and sequences[0] != sequences[1]:
         return old if sequences[0] > sequences[1] else new
@@ -154,18 +157,21 @@ def join_history(archived: list[dict[str, JsonValue]], read: list[dict[str, Json
     stands within the other adds nothing, one that begins with what the other ends with continues it, and any other
     comes after it.
     """
-    if not archived or _within(archived, read):
+    if not archived or not read:
+        return archived or read
+    if _within(archived, read):
         return read
-    if not read or _within(read, archived):
+    if _within(read, archived):
         return archived
     for length in range(min(len(archived), len(read)), 0, -1):
-        if archived[-length:] == read[:length]:
+        if archived[-length] == read[0] and archived[-length:] == read[:length]:
             return archived + read[length:]
     return archived + read
 
 
 def _within(part: list[dict[str, JsonValue]], whole: list[dict[str, JsonValue]]) -> bool:
-    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
+    starts = range(len(whole) - len(part) + 1)
+    return any(whole[start] == part[0] and whole[start : start + len(part)] == part for start in starts)
 
 
 def _moment(call: Call, name: str) -> datetime | None:

@@ -99,7 +99,7 @@ class DrainLoop:
     async def _look(self) -> None:
         self._woken.clear()
         if len(self._batches) > self.concurrency:
-            await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+            await _first(asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED), self._stopping.wait())
             return
         if self._pause:
             await self._wait(self._pause)
@@ -114,7 +114,7 @@ class DrainLoop:
             task.add_done_callback(self._batches.discard)
             if self._pause:
                 # After an outage one batch shows whether it is over.
-                await asyncio.wait([task])
+                await _first(asyncio.wait([task]), self._stopping.wait())
             return
         if not self.ready:
             await self._try_archive()
@@ -191,7 +191,7 @@ class DrainLoop:
 
 
 async def _first(*waits: Coroutine[None, None, object]) -> None:
-    """Wait until one of `waits` is over, and end the others."""
+    """Wait until one of `waits` is over, and end the others; what they wait for goes on."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

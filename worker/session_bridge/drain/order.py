@@ -26,11 +26,11 @@ def in_order(events: list[_Item]) -> list[_Item]:
     return [event for _, _, event in sorted(keyed)]
 
 
-def _id_key(event: Event | UnknownEvent) -> tuple[int, str]:
+def _id_key(event: Event | UnknownEvent) -> tuple[int, str, str]:
     """Numbers as numbers, before every other id."""
     event_id = event.event_id
     if event_id.isdigit():
         # Without leading zeros, the shorter number is the smaller one.
         number = event_id.lstrip("0")
-        return len(number) - _LONGEST_ID - 1, number
-    return 0, event_id
+        return len(number) - _LONGEST_ID - 1, number, event_id
+    return 0, event_id, ""

@@ -76,7 +76,7 @@ def load_outcome(name: str) -> OutcomeFunction:
     module, colon, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function) if colon else None
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SettingsError(
             f"SESSION_BRIDGE_OUTCOME={name} cannot be imported ({error}); "
             "write module:function of something on the worker's path"

@@ -31,15 +31,18 @@ class EmbeddedServers:
 
     def start(self) -> Self:
         """Start both side by side; if one does not start, neither is left running."""
+        threads = ThreadPoolExecutor(2)
         try:
-            with ThreadPoolExecutor(2) as threads:
-                postgres = threads.submit(self.postgres.start)
-                valkey = threads.submit(self.valkey.start)
+            postgres = threads.submit(self.postgres.start)
+            valkey = threads.submit(self.valkey.start)
             postgres.result()
             valkey.result()
         except BaseException:
+            # An interrupt comes to this thread alone: what the others are starting must be there to be stopped.
+            threads.shutdown()
             self.stop()
             raise
+        threads.shutdown()
         return self
 
     def stop(self) -> None:
