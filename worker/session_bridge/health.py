@@ -1,8 +1,8 @@
 """What a worker says of itself to those who watch it, over HTTP: is it alive, is it ready, and how much it has done.
 
-/live     200 for as long as the worker's event loop turns
-/ready    200 while both servers serve it, else 503 with the reason
-/metrics  for Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4)
+`/live` is 200 for as long as the worker's event loop turns, `/ready` is 200 while both servers serve it and else 503
+with the reason, and `/metrics` is for Prometheus, in version 0.0.4 of its text format
+(https://prometheus.io/docs/instrumenting/exposition_formats/).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _REQUEST_SECONDS, _CONNECTION_SECONDS = 5.0, 15.0
 _WORDS = 3  # of a request line: method, path, version
 _MOST_CONNECTIONS = 32
 _READING_SECONDS = 2.0
-_PROBE_AGE, _QUEUES_AGE, _BOOK_AGE = 1.0, 1.0, 30.0  # seconds; the book's rows are counted, so not at each scrape
+# The book's rows are counted: not at each scrape.
+_PROBE_AGE, _QUEUES_AGE, _BOOK_AGE, _FAILURE_AGE = 1.0, 1.0, 30.0, 1.0
 _BOOK_STATES = ("live", "checkpointed", "archived", "dead", "lost", "retired")
 
 _COUNTERS = {
@@ -52,7 +53,10 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class _Reading(Generic[Value]):
-    """A value that costs a question to a server: asked for once at a time, and kept for some seconds."""
+    """A value that costs a question to a server: asked for once at a time, and kept for some seconds.
+
+    That there is no answer is believed for one second only: an outage's end is to be seen at once.
+    """
 
     ask: Callable[[], Awaitable[Value]]
     keep_seconds: float
@@ -63,7 +67,8 @@ class _Reading(Generic[Value]):
 
     async def latest(self) -> Value | None:
         """The value, or None if the server cannot tell now; then `trouble` says why."""
-        if self._task is None and time.monotonic() - self._asked_at >= self.keep_seconds:
+        keep_seconds = _FAILURE_AGE if self.value is None else self.keep_seconds
+        if self._task is None and time.monotonic() - self._asked_at >= keep_seconds:
             self._task = asyncio.create_task(self._ask())
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=_READING_SECONDS)
@@ -85,6 +90,8 @@ class _Reading(Generic[Value]):
             self._failed(_LATE)
         except (BridgeError, RedisError) as error:
             self._failed(str(error))
+        except Exception as error:  # noqa: BLE001  # whoever asks is told, and the worker goes on
+            self._failed(f"a bug of the bridge, please report it: {type(error).__name__}")
         finally:
             self._asked_at = time.monotonic()
             self._task = None

@@ -15,7 +15,13 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from session_bridge.archive.migrations import require_current
 from session_bridge.archive.sql import QUERIES
-from session_bridge.errors import ArchiveUnavailableError, BridgeError, DataRefusedError, TransactionTimeoutError
+from session_bridge.errors import (
+    ArchiveUnavailableError,
+    BridgeError,
+    DataRefusedError,
+    SettingsError,
+    TransactionTimeoutError,
+)
 
 Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
 
@@ -39,7 +45,10 @@ class ArchiveConnections:
     """
 
     def __init__(self, database_url: str, *, schema: str, size: int, transaction_seconds: float) -> None:
-        given = conninfo_to_dict(database_url)
+        try:
+            given = conninfo_to_dict(database_url)
+        except psycopg.ProgrammingError as error:
+            raise SettingsError(f"DATABASE_URL is no address of a PostgreSQL: {_first_line(error)}") from error
         options = {name: value for name, value in _SOCKET_OPTIONS.items() if name not in given}
         options.setdefault("application_name", "session-bridge")  # type: ignore[arg-type]  # conninfo takes text too
         if "application_name" in given:

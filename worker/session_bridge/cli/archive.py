@@ -49,6 +49,7 @@ def adopt_command() -> None:
 
 async def _adopt(settings: Settings) -> None:
     async with open_bridge(settings, check=False) as bridge:
+        await bridge.connections.require_current()
         identity = await bridge.connections.identity()
         await claim_archive(bridge.redis, bridge.keys, identity, adopt=True)
     console.print(f"{settings.namespace}:* drains into archive {identity} from now on")

@@ -58,7 +58,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for place, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], int | float | Decimal | None) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", header_style="dim", overflow="fold")
+        # The first column is what one looks for, also by a program: it stays whole.
+        table.add_column(
+            column, justify="right" if numeric else "left", header_style="dim", overflow="fold", no_wrap=place == 0
+        )
     for row in rows:
         table.add_row(*[Text("" if cell is None else _cell(cell)) for cell in row])
     console.print(table)

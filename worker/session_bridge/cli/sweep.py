@@ -28,9 +28,8 @@ def sweep_command(*, dry_run: bool, limit: int | None, as_json: bool) -> None:
     log.configure(settings.log_format, "warning", key=settings.namespace)
     report = asyncio.run(_sweep(settings, dry_run=dry_run, limit=limit or settings.sweep_limit))
     if as_json:
-        values = asdict(report)
-        values["decisions"] = [{"call_sid": sid, "action": d.action, "reason": d.reason} for sid, d in report.decisions]
-        print_json(values)
+        decisions = [{"call_sid": sid, "action": d.action, "reason": d.reason} for sid, d in report.decisions]
+        print_json(asdict(report) | {"found": report.found, "decisions": decisions})
         return
     print_facts(
         {

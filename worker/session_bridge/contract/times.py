@@ -35,15 +35,7 @@ def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
     or as text.
     """
     if isinstance(value, str):
-        text = value.strip()
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = _from_epoch(_number(text))
-        else:
-            # A run of eight digits is a date to ISO 8601 but an epoch to everybody who writes calls.
-            if text.isascii() and text.isdigit():
-                moment = _from_epoch(float(text))
+        moment = _from_text(value.strip())
     elif isinstance(value, int | float) and not isinstance(value, bool):
         moment = _from_epoch(value)
     else:
@@ -61,11 +53,16 @@ def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
     return moment
 
 
-def _number(text: str) -> float:
+def _from_text(text: str) -> datetime:
+    # First as a number: to ISO 8601 a run of digits may be a date, but to everybody who writes calls it is an epoch.
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError("not a time; write ISO 8601 or epoch seconds or milliseconds") from None
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("not a time; write ISO 8601 or epoch seconds or milliseconds") from None
+    return _from_epoch(number)
 
 
 def _from_epoch(number: float) -> datetime:

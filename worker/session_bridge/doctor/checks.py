@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import psycopg
 from psycopg import sql
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from session_bridge.archive.connection import Connection
 from session_bridge.contract.keys import Keys
@@ -107,6 +107,8 @@ class Patient:
         """A connection to PostgreSQL, in no transaction; raises CannotTellError if it is absent."""
         if isinstance(self.postgres_or_absent, Absent):
             raise CannotTellError("PostgreSQL was not reached")
+        if self.postgres_or_absent.closed:
+            raise CannotTellError("the connection to PostgreSQL was lost on the way")
         return self.postgres_or_absent
 
     @asynccontextmanager
@@ -161,8 +163,10 @@ async def make(check: Check, patient: Patient) -> Finding:
         answer = Answer(Verdict.UNKNOWN, str(error))
     except TimeoutError:
         answer = Answer(Verdict.UNKNOWN, f"no answer within {_PATIENCE_SECONDS:.0f} s", "try again")
-    except (psycopg.Error, RedisError, BridgeError, OSError) as error:
+    except (psycopg.errors.InsufficientPrivilege, NoPermissionError) as error:
         answer = Answer(Verdict.UNKNOWN, one_line(error), "allow it to this user, or have somebody look who may")
+    except (psycopg.Error, RedisError, BridgeError, OSError) as error:
+        answer = Answer(Verdict.UNKNOWN, one_line(error), "look at the server's log, and try again")
     except Exception as error:  # noqa: BLE001  # a bug of one check must not keep the others from being seen
         answer = Answer(Verdict.UNKNOWN, f"the check itself failed: {one_line(error)}", "please report it")
     return Finding(check.id, check.title, answer.verdict, answer.found, answer.do)

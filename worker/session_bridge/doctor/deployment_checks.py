@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from session_bridge.archive.connection import fetch
+from session_bridge.contract.ids import now
 from session_bridge.doctor.checks import Answer, CannotTellError, Check, Patient, advice, ok, problem, spell
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.errors import SettingsError
@@ -66,9 +66,9 @@ async def _offset(patient: Patient, clock: Callable[[Patient], Awaitable[float]]
     """Seconds by which a clock is ahead of ours, by the quickest of a few round trips."""
     measured = []
     for _ in range(_CLOCK_TRIES):
-        began = time.time()
+        began = now().timestamp()
         there = await clock(patient)
-        ended = time.time()
+        ended = now().timestamp()
         measured.append((ended - began, there - (began + ended) / 2))
     return min(measured)[1]
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
 from datetime import date
-from typing import Any
-
-import psycopg
-from psycopg.conninfo import make_conninfo
+from typing import Any, LiteralString
 
 from session_bridge.archive.connection import Connection
 from session_bridge.archive.migrations import OLDEST_SERVER, require_current
@@ -16,7 +11,6 @@ from session_bridge.archive.partitions import COUNTED_ROWS, PartitionStatus, par
 from session_bridge.contract.ids import now
 from session_bridge.doctor.checks import (
     Answer,
-    CannotTellError,
     Check,
     Patient,
     advice,
@@ -26,14 +20,11 @@ from session_bridge.doctor.checks import (
     problem,
     spell,
 )
+from session_bridge.doctor.pooler import find_pooler
 from session_bridge.errors import SchemaError
-from session_bridge.service import addresses
 
 _MONTHS = 3  # this one and the two after it
 _TABLES_NAMED = 3
-_HOLDERS = 3
-_CONNECT_SECONDS = 5
-_POOLER_SECONDS = 3.0
 
 # What a setting is for this role and database, before a transaction of ours sets its own.
 _SETTINGS = "SELECT name, reset_val FROM pg_settings WHERE name = ANY (%s)"
@@ -50,15 +41,6 @@ _OWNER = """\
 SELECT pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner) FROM pg_class
 WHERE relname = 'call_sessions' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
 _READ_ONLY = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'"
-_PID = "SELECT pg_backend_pid()"
-
-
-async def connect(database_url: str) -> Connection:
-    """A connection for the examination, made as the worker makes its own."""
-    given = psycopg.conninfo.conninfo_to_dict(database_url)
-    patience = given.get("connect_timeout") or _CONNECT_SECONDS
-    address = make_conninfo(database_url, connect_timeout=patience)
-    return await psycopg.AsyncConnection.connect(address, autocommit=True, prepare_threshold=None)
 
 
 async def _answers(patient: Patient) -> Answer:
@@ -130,34 +112,6 @@ async def _defaults_empty(patient: Patient) -> Answer:
     return advice(found, do)
 
 
-async def _pooler(patient: Patient) -> Answer:
-    """Find a pooler by its greeting, and its mode by making it choose.
-
-    A pooler greets with a process id of its own making. In transaction mode, a connection whose server process has
-    meanwhile begun somebody else's transaction is given another one.
-    """
-    [pid] = await _row(patient.postgres, _PID)
-    if pid == patient.postgres.info.backend_pid:
-        return ok("none seen: the server itself greeted us")
-    address = addresses(patient.settings)[1]
-    try:
-        async with asyncio.timeout(_POOLER_SECONDS), AsyncExitStack() as stack:
-            for _ in range(_HOLDERS):
-                holder = await stack.enter_async_context(await connect(address))
-                await stack.enter_async_context(holder.transaction())
-                await holder.execute("SELECT 1")
-            [later] = await _row(patient.postgres, _PID)
-    except TimeoutError as error:
-        raise CannotTellError("a pooler, whose mode was not found: it had no free connection to the server") from error
-    except psycopg.Error as error:
-        if "statement" in str(error).lower():
-            return problem("a pooler in statement mode: there are no transactions", "set pool_mode = transaction")
-        raise
-    if later != pid:
-        return ok("a pooler (PgBouncer or the like) in transaction mode, which works")
-    return ok("a pooler (PgBouncer or the like), as far as could be seen in session mode, which works")
-
-
 async def _time_limits(patient: Patient) -> Answer:
     settings = await _settings(
         patient,
@@ -222,20 +176,20 @@ async def _partitions(patient: Patient) -> list[PartitionStatus]:
         return await partition_status(connection, patient.settings.db_schema)
 
 
-async def _row(connection: Connection, query: str) -> tuple[Any, ...]:
+async def _row(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
     [row] = await (await connection.execute(query)).fetchall()
     return row
 
 
 POSTGRES_CHECKS = (
     Check("postgres.answers", "PostgreSQL answers", _answers),
+    Check("postgres.pooler", "pooler", find_pooler),
     Check("postgres.version", "PostgreSQL version", _version),
     Check("postgres.writable", "PostgreSQL takes writes", _writable),
     Check("postgres.durability", "durability", _durable),
     Check("postgres.migrations", "migrations", _migrations),
     Check("postgres.partitions", "partitions ahead", _months_ahead),
     Check("postgres.defaults", "default partitions", _defaults_empty),
-    Check("postgres.pooler", "pooler", _pooler),
     Check("postgres.limits", "time limits of the role", _time_limits),
     Check("postgres.tls", "TLS to PostgreSQL", _encrypted),
     Check("postgres.rights", "rights of the role", _rights),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -140,8 +141,7 @@ async def _append_only(patient: Patient) -> Answer:
 async def _appendfsync(patient: Patient) -> Answer:
     if not patient.counts("aof_enabled"):
         raise CannotTellError("AOF is off")
-    reply = await patient.redis.config_get("appendfsync")
-    policy = str(reply.get("appendfsync", "unknown"))
+    policy = (await patient.redis.config_get("appendfsync"))["appendfsync"]
     if policy == "no":
         return problem("appendfsync no: a crash may lose half a minute", "CONFIG SET appendfsync everysec (or always)")
     return ok(f"appendfsync {policy}" + (": a crash of the machine loses a second" if policy == "everysec" else ""))
@@ -164,8 +164,7 @@ async def _evictions(patient: Patient) -> Answer:
         since = f"since the last look, {_ago(patient)}"
     found = f"{evicted} keys evicted and {expired} expired {since}"
     if evicted > 0:
-        do = "set maxmemory-policy noeviction and give it memory; evicted calls are shown as lost by the sweep"
-        return problem(found, do)
+        return problem(found, "set maxmemory-policy noeviction and give it memory; the sweep shows such calls as lost")
     return ok(found)
 
 
@@ -200,7 +199,7 @@ async def _encrypted(patient: Patient) -> Answer:
     options = "&".join(
         option
         for option, missing in (
-            ("ssl_cert_reqs=required", str(connection.cert_reqs).lower() in ("none", "verifymode.cert_none")),
+            ("ssl_cert_reqs=required", connection.cert_reqs == ssl.CERT_NONE),
             ("ssl_check_hostname=true", not connection.check_hostname),
         )
         if missing

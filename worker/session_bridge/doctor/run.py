@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from session_bridge.archive.connection import Connection
-from session_bridge.doctor import postgres_checks, redis_checks
 from session_bridge.doctor.calls_checks import CALLS_CHECKS
 from session_bridge.doctor.checks import Absent, Check, Finding, Patient, make, one_line
 from session_bridge.doctor.deployment_checks import DEPLOYMENT_CHECKS
-from session_bridge.live.server import connect
+from session_bridge.doctor.pooler import connect as connect_to_postgres
+from session_bridge.doctor.postgres_checks import POSTGRES_CHECKS
+from session_bridge.doctor.redis_checks import REDIS_CHECKS, recall
+from session_bridge.live.server import connect as connect_to_redis
 from session_bridge.service import addresses
 from session_bridge.settings import Settings, without_password
 
@@ -30,9 +32,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """
     async with _patient(settings) as patient:
         # The two servers side by side; what concerns both after them.
-        redis, postgres = await asyncio.gather(
-            _make_all(redis_checks.REDIS_CHECKS, patient), _make_all(postgres_checks.POSTGRES_CHECKS, patient)
-        )
+        redis, postgres = await asyncio.gather(_make_all(REDIS_CHECKS, patient), _make_all(POSTGRES_CHECKS, patient))
         return [*redis, *postgres, *await _make_all((*DEPLOYMENT_CHECKS, *CALLS_CHECKS), patient)]
 
 
@@ -48,13 +48,13 @@ async def _patient(settings: Settings) -> AsyncIterator[Patient]:
         patient = Patient(settings, redis, postgres)
         if isinstance(redis, Redis):
             patient.info = await _info(redis)
-            patient.before = await redis_checks.recall(patient)
+            patient.before = await recall(patient)
         yield patient
 
 
 async def _open_redis(url: str, stack: AsyncExitStack) -> Redis | Absent:
     try:
-        redis = await stack.enter_async_context(connect(url))
+        redis = await stack.enter_async_context(connect_to_redis(url))
     except (ValueError, TypeError):
         # The error may quote the address, and with it the password.
         return Absent("REDIS_URL is not an address of Redis", "write it as redis://user:password@host:6379/0")
@@ -80,7 +80,7 @@ async def _info(redis: Redis) -> dict[str, object]:
 async def _open_postgres(url: str, stack: AsyncExitStack) -> Connection | Absent:
     try:
         async with asyncio.timeout(_OPENING_SECONDS):
-            return await stack.enter_async_context(await postgres_checks.connect(url))
+            return await stack.enter_async_context(await connect_to_postgres(url))
     except psycopg.ProgrammingError:
         return Absent(
             "DATABASE_URL is not an address of PostgreSQL",

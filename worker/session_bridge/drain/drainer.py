@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import traceback
 from collections.abc import AsyncIterator, Sequence
@@ -351,5 +352,9 @@ def _latest(records: Sequence[Record]) -> Record | None:
 
 
 def _storable(call_sid: str) -> str:
-    """A call SID as a text column can hold it."""
-    return call_sid.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")[:255]
+    """A call SID as the book can hold it; one that has to be changed for that gets a name of its own."""
+    if is_call_sid(call_sid):
+        return call_sid
+    raw = call_sid.encode("utf-8", "surrogateescape")
+    shown = raw[:200].decode("utf-8", "backslashreplace").replace("\x00", "\\x00")[:200]
+    return f"{shown}~{hashlib.sha256(raw).hexdigest()[:16]}"

@@ -8,22 +8,25 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from session_bridge.contract.keys import Keys
-from session_bridge.errors import RedisUnavailableError, UnsupportedServerError, WrongArchiveError
+from session_bridge.errors import RedisUnavailableError, SettingsError, UnsupportedServerError, WrongArchiveError
 from session_bridge.live.sessions import redis_errors
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
 
 
 def connect(url: str) -> Redis:
-    """A client of the Redis at `url`; nothing is sent yet."""
-    client: Redis = Redis.from_url(
-        url,
-        socket_connect_timeout=_CONNECT_SECONDS,
-        socket_timeout=_ANSWER_SECONDS,
-        socket_keepalive=True,
-        health_check_interval=15,
-        client_name="session-bridge",
-    )
+    """A client of the Redis at `url`; nothing is sent yet. Raises SettingsError if that is no address."""
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            socket_timeout=_ANSWER_SECONDS,
+            socket_keepalive=True,
+            health_check_interval=15,
+            client_name="session-bridge",
+        )
+    except ValueError as error:
+        raise SettingsError(f"REDIS_URL is no address of a Redis: {error}") from error
     return client
 
 
@@ -32,11 +35,15 @@ async def require_usable(redis: Redis, where: str) -> None:
     try:
         async with redis_errors():
             info = cast("dict[str, object]", await redis.info("cluster"))
-    except (AuthenticationError, ResponseError) as error:
+    except ResponseError as error:
         raise UnsupportedServerError(
             f"Redis at {where} refused us: {str(error).splitlines()[0]}; check user, password and ACL in its address"
         ) from error
     except RedisUnavailableError as error:
+        if isinstance(error.__cause__, AuthenticationError):
+            raise UnsupportedServerError(
+                f"Redis at {where} refused us: {str(error.__cause__).splitlines()[0]}; put user and password in its address"
+            ) from error
         raise RedisUnavailableError(f"Redis at {where} does not answer: start it or correct its address") from error
     except RedisError as error:
         raise UnsupportedServerError(f"Redis at {where} cannot be used: {str(error).splitlines()[0]}") from error

@@ -82,11 +82,12 @@ async def _perform(call: SimulatedCall, recorder: CallRecorder, started_at: date
         pause = began + step.at_ms / 1000 / speed - clock()
         if pause > 0:
             await asyncio.sleep(pause)
-        _record(recorder, step, started_at)
+        record(recorder, step, started_at)
     await asyncio.sleep(max(0.0, began + call.duration_ms / 1000 / speed - clock()))
 
 
-def _record(recorder: CallRecorder, step: Event | Change, started_at: datetime) -> None:
+def record(recorder: CallRecorder, step: Event | Change, started_at: datetime) -> None:
+    """Record one step of a call that began at `started_at`."""
     if isinstance(step, Change):
         recorder.set(**step.fields)
         return

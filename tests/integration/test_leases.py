@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from session_bridge.live.sessions import Queue, Release
+
+
+@pytest.mark.parametrize("own", ["short", "x" * (2 << 20)], ids=["whole", "field by field"])
+async def test_a_lease_that_is_prolonged_during_the_release_is_still_ours(bridge: Any, own: str) -> None:
+    live = bridge.bridge.live
+    for number in range(20):
+        await bridge.ask(f"CA{number}", {"own": own})
+        claims = (await live.claim(Queue.READY, 1, 30)).taken
+        snapshots = await live.read(claims)
+        _, outcomes = await asyncio.gather(live.renew(claims, 30), live.release(snapshots))
+        assert outcomes == [Release.RELEASED]
+        assert await bridge.is_gone(f"CA{number}")
+
+
+async def test_a_lease_that_is_prolonged_while_it_is_settled_is_still_ours(bridge: Any) -> None:
+    live = bridge.bridge.live
+    for number in range(20):
+        await bridge.ask(f"CA{number}")
+        claims = (await live.claim(Queue.READY, 1, 30)).taken
+        _, word = await asyncio.gather(live.renew(claims, 30), live.settle(claims[0], "empty"))
+        assert word == "settled"

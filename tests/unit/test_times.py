@@ -1,0 +1,86 @@
+"""Moments in every form that writers have for them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from session_bridge.contract.times import EARLIEST, LATEST, canonical_time, parse_time
+
+moments = st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC))
+offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@given(moments, offsets)
+def test_iso_8601_is_understood_in_any_offset(moment: datetime, offset: timezone) -> None:
+    assert parse_time(moment.astimezone(offset).isoformat()) == moment
+    assert parse_time(moment.isoformat().replace("+00:00", "Z").replace("T", " ")) == moment
+
+
+@given(moments)
+def test_epochs_are_understood_as_numbers_and_as_text(moment: datetime) -> None:
+    whole = moment.replace(microsecond=0)
+    seconds = int(whole.timestamp())
+    milliseconds = seconds * 1000 + 250
+    later = whole + timedelta(milliseconds=250)
+    for value in (seconds, float(seconds), str(seconds), f" {seconds} "):
+        assert parse_time(value) == whole
+    if milliseconds >= 100_000_000_000 and later <= LATEST:
+        for value in (milliseconds, float(milliseconds), str(milliseconds), f"{milliseconds}.0"):
+            assert parse_time(value) == later
+
+
+def test_a_time_without_a_zone_is_in_the_one_given() -> None:
+    kolkata = ZoneInfo("Asia/Kolkata")
+    assert parse_time("2026-11-20 15:30", kolkata) == datetime(2026, 11, 20, 10, tzinfo=UTC)
+    assert parse_time("2026-11-20T15:30Z", kolkata) == datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
+    assert parse_time("2026-11-20T15:30") == datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "soon", "0001-01-01", "9999-12-31T23:59:59Z", "0001-01-01T00:00+14:00", -1, 0, -9e10, 1e300, float("nan"),
+     float("inf"), "nan", "inf", True, None, [], {}, b"2026-11-20", 10**400, "2026-02-30", "-90000000000", "9" * 5000],
+)  # fmt: skip
+def test_what_names_no_moment_of_a_call_is_a_value_error(value: Any) -> None:
+    with pytest.raises(ValueError, match="time"):
+        parse_time(value)
+    with pytest.raises(ValueError, match=r"time|format|range|must be"):
+        canonical_time(value)
+
+
+anything = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.,]{8,15}\+00:00", fullmatch=True),
+    st.integers(),
+    st.floats(),
+    st.none(),
+)
+
+
+@given(anything)
+@example("2026-11-20T10:00:00,123456+00:00")
+@example("2026-11-20T100000.1+00:00")
+@example("2026-11-20T10:00:00+00:00")
+@example("2199-12-31T23:59:59.999999+00:00")
+@example(-90_000_000_000)
+def test_a_time_is_a_moment_between_1970_and_2200_or_a_value_error_and_nothing_else(value: Any) -> None:
+    try:
+        moment = parse_time(value)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"time|format|range|must be"):
+            canonical_time(value)
+    else:
+        assert EARLIEST <= moment <= LATEST
+        assert canonical_time(value) == moment.isoformat()
+
+
+@given(st.lists(st.one_of(moments, moments.map(lambda moment: moment.replace(microsecond=0))), max_size=6))
+def test_canonical_times_sort_as_the_moments_they_name(several: list[datetime]) -> None:
+    texts = [canonical_time(moment.isoformat()) for moment in several]
+    assert [parse_time(text) for text in sorted(texts)] == sorted(several)
