@@ -7,7 +7,7 @@ The names and families are those of the contract; each field is a column of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal, Required
@@ -17,6 +17,7 @@ from pydantic_core import SchemaValidator
 from typing_extensions import TypedDict
 
 from session_bridge.contract.fields import Family
+from session_bridge.contract.plain import Fields, plain_decoder
 
 _KEEP_UNKNOWN = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
@@ -96,13 +97,13 @@ class Chunk(TypedDict, total=False):
     __pydantic_config__ = _KEEP_UNKNOWN  # type: ignore[misc]
 
     chunk_id: str | None
-    content: str | None
     document_id: str | None
     filename: str | None
     s3_key: str | None
     chunk_index: Int | None
     token_count: Int | None
     score: Float | None
+    content: str | None
 
 
 class RagRetrieval(_Event, total=False):
@@ -211,6 +212,8 @@ class FamilyModel:
     time_columns: frozenset[str] = frozenset()
     one_of: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
+    plain: Callable[[bytes], Fields] | None = None
+    """Reads the plain ones among them; None where what they need is not told by types alone."""
 
 
 def _family(
@@ -227,8 +230,25 @@ def _family(
     if not isinstance(validator, SchemaValidator):
         raise TypeError(f"{family}: pydantic's plugins cannot be used here; unset PYDANTIC_DISABLE_PLUGINS' opposite")
     return FamilyModel(
-        family, validator, columns, frozenset(json), frozenset(times), one_of, frozenset((*fields, "timestamp"))
+        family=family,
+        validator=validator,
+        columns=columns,
+        json_columns=frozenset(json),
+        time_columns=frozenset(times),
+        one_of=one_of,
+        known=frozenset((*fields, "timestamp")),
+        plain=plain_decoder(model, columns) if family in _PLAIN else None,
     )
+
+
+_PLAIN = (
+    Family.MESSAGE,
+    Family.TRANSITION,
+    Family.METRIC,
+    Family.RAG,
+    Family.INTERRUPTION,
+    Family.PARTICIPANT,
+)
 
 
 MODELS: Mapping[str, FamilyModel] = {

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from pydantic import JsonValue
 
 from session_bridge.contract.fields import Family
+from session_bridge.contract.plain import Fields
 
 Value: TypeAlias = str | int | float | bool | Decimal | datetime | list[dict[str, JsonValue]] | None
 """A field of an event or of the state; what is kept as JSON is held as its text."""
@@ -25,7 +26,7 @@ class Event:
 
     event_id: str
     timestamp: str | None
-    data: dict[str, Value]
+    data: dict[str, Value] | Fields
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -29,6 +29,7 @@ from session_bridge.archive.tables import (
 )
 from session_bridge.contract.fields import Family, FinalizedBy
 from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
+from session_bridge.contract.plain import Fields
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call, Event, UnknownEvent
 from session_bridge.drain.order import in_order
@@ -189,16 +190,20 @@ def _edge_node(call: Call, place: int, *names: str) -> str | None:
 
 def _rows(family: Family, head: tuple[str, str | None], events: list[Event]) -> list[Row]:
     columns = (*MODELS[family].columns, "extra")
+    count = len(columns) - 1
     session_id, tenant_id = head
     rows: list[Row] = []
     for sequence, event in enumerate(events, 1):
-        cells = cast("Iterator[Cell]", map(event.data.get, columns))
-        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cells))
+        data = event.data
+        # What is plain has its columns in order, and nothing besides.
+        cells = (*data.cells[:count], None) if isinstance(data, Fields) else map(data.get, columns)
+        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cast("Iterable[Cell]", cells)))
     if family is Family.COST:
         return [_with_currency(row) for row in rows]
     return rows
 
 
+_CHUNK_COLUMNS = len(CHUNK_COLUMNS)
 _CURRENCY = EVENT_TABLES[Family.COST].columns.index("currency")
 
 
@@ -221,14 +226,14 @@ def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents:
     session_id, tenant_id = head
     rows: list[Row] = []
     for event in retrievals:
-        for rank, chunk in enumerate(cast("list[dict[str, Cell]]", event.data.get("chunks") or ()), 1):
+        for rank, chunk in enumerate(cast("list[dict[str, Cell] | Fields]", event.data.get("chunks") or ()), 1):
             content = cast("str | None", chunk.get("content"))
             # A chunk read back from the archive has its content's hash instead of the content.
             content_hash = chunk.get("content_hash")
             if content is not None:
                 content_hash = f"\\x{hashlib.sha256(content.encode()).hexdigest()}"
                 contents[content_hash] = content
-            cells = map(chunk.get, CHUNK_COLUMNS)
+            cells = chunk.cells[:_CHUNK_COLUMNS] if isinstance(chunk, Fields) else map(chunk.get, CHUNK_COLUMNS)
             when = event.timestamp
             rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, chunk.get("extra")))
     return rows

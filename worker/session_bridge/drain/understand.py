@@ -26,6 +26,7 @@ from session_bridge.contract.fields import (
     Family,
 )
 from session_bridge.contract.models import CHUNK_KNOWN, MODELS, FamilyModel, as_money
+from session_bridge.contract.plain import NOT_PLAIN
 from session_bridge.contract.times import canonical_time, parse_time
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Event, Reject, UnknownEvent, Value
@@ -99,10 +100,12 @@ class _Reader:
             return
         cleaned = False
         try:
-            data = None if _NUL in value else _validate(model, value)
-            if data is None:
-                data, cleaned = _validate_leniently(model, value)
-            event = self._finish(model, event_id.decode(), data)
+            event = self._plain_event(model, event_id, value)
+            if event is None:
+                data = None if _NUL in value else _validate(model, value)
+                if data is None:
+                    data, cleaned = _validate_leniently(model, value)
+                event = self._finish(model, event_id.decode(), data)
         except ValueError as error:
             self._reject(field, value, "not a valid event", explain(error))
             return
@@ -117,6 +120,24 @@ class _Reader:
         error = f"more than {self._rules.max_events:,} events in one call (SESSION_BRIDGE_MAX_EVENTS)"
         self._reject(field, value, "too many events", error)
         return True
+
+    def _plain_event(self, model: FamilyModel, event_id: bytes, value: bytes) -> Event | None:
+        """The event if it is plain throughout, as most are; None if the tolerant way has to be taken."""
+        if model.plain is None or _NUL in value:
+            return None
+        try:
+            data = model.plain(value)
+            moment = data["timestamp"]
+            stamp = canonical_time(moment, self._rules.zone) if moment else None
+            for column in model.time_columns:
+                data[column] = canonical_time(data[column], self._rules.zone) if data[column] else None
+        except (*NOT_PLAIN, ValueError):
+            return None
+        if model.family is Family.METRIC and data["metric_type"] in LATENCY_TYPES:
+            if (data["unit"] or self._rules.metric_unit) != "ms":
+                return None
+            data["unit"] = "ms"
+        return Event(event_id.decode(), stamp, data)
 
     def _finish(self, model: FamilyModel, event_id: str, data: dict[str, Value]) -> Event:
         """Give a validated event its types: moments, JSON as text, and what no column has in `extra`."""

@@ -41,8 +41,9 @@ async def require_usable(redis: Redis, where: str) -> None:
         ) from error
     except RedisUnavailableError as error:
         if isinstance(error.__cause__, AuthenticationError):
+            said = str(error.__cause__).splitlines()[0]
             raise UnsupportedServerError(
-                f"Redis at {where} refused us: {str(error.__cause__).splitlines()[0]}; put user and password in its address"
+                f"Redis at {where} refused us: {said}; put user and password in its address"
             ) from error
         raise RedisUnavailableError(f"Redis at {where} does not answer: start it or correct its address") from error
     except RedisError as error:

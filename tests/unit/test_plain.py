@@ -1,0 +1,93 @@
+"""The quick way through plain events and the models say the same of every event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from session_bridge.contract.fields import Family
+from session_bridge.contract.models import MODELS
+from session_bridge.contract.plain import NOT_PLAIN, Fields
+from session_bridge.drain import understand
+from session_bridge.drain.understand import Understanding
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+number = st.integers(-(2**70), 2**70) | st.floats() | st.sampled_from([0, 1, 2**31, -(2**31) - 1, 2**63, 1e308])
+value = st.none() | st.booleans() | number | text | st.lists(st.integers(), max_size=2) | st.just({"a": 1})
+names = sorted({name for model in MODELS.values() for name in model.known})
+chunk = st.dictionaries(st.sampled_from(["content", "score", "chunk_index", "filename", "new"]), value, max_size=4)
+likely = {
+    "role": st.sampled_from(["user", "assistant", "agent"]),
+    "content": text,
+    "metric_type": st.sampled_from(["llm_ttfb", "llm_prompt_tokens", "own", ""]),
+    "unit": st.sampled_from(["ms", "s", None]),
+    "value": number,
+    "timestamp": st.sampled_from(["2026-11-21T10:00:00+00:00", "2026-11-21 10:00", 1763720000, "", None, "never"]),
+    "chunks": st.lists(chunk, max_size=3),
+    "to_node_id": text,
+    "query_text": text,
+    "interrupted_at_turn": st.integers(0, 9),
+    "identity": text,
+    "turn_number": st.integers(0, 9) | st.just("3"),
+}
+events = st.fixed_dictionaries(
+    {}, optional={name: likely.get(name, value) | value for name in names} | {"unknown": value}
+)
+
+
+def told(family: str, raw: bytes) -> Any:
+    call = Understanding().call("CA1", {f"{family}:1".encode(): raw}, {})
+    rejects = [(reject.field, reject.raw, reject.reason) for reject in call.rejects]
+    kept = []
+    for event in call.of(Family(family)):
+        columns = (*MODELS[family].columns, "extra", "chunks")
+        data: dict[str, Any] = {name: event.data.get(name) for name in columns}
+        data["chunks"] = [
+            {name: part.get(name) for name in (*likely, "score", "chunk_index", "filename", "extra")}
+            for part in data["chunks"] or []
+        ]
+        kept.append((event.event_id, event.timestamp, data))
+    return kept, rejects, call.doubtful
+
+
+@pytest.mark.parametrize("family", [family for family, model in MODELS.items() if model.plain])
+@given(event=events)
+def test_what_is_read_quickly_is_read_as_the_models_read_it(family: str, event: dict[str, Any]) -> None:
+    raw = json.dumps(event).encode()
+    quick = told(family, raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(understand._Reader, "_plain_event", lambda *_: None)
+        assert quick == told(family, raw)
+
+
+@pytest.mark.parametrize("family", ["message", "metric", "rag"])
+def test_what_agents_write_every_day_is_read_quickly(family: str) -> None:
+    everyday = {
+        "message": {"role": "user", "content": "hello", "timestamp": "2026-11-21T10:00:00+00:00", "start_ms": 12},
+        "metric": {"metric_type": "llm_ttfb", "value": 320, "unit": "ms", "turn_number": 4},
+        "rag": {"query_text": "opening hours", "top_k": 5, "chunks": [{"chunk_id": "7", "content": "9 to 5"}]},
+    }
+    plain = MODELS[family].plain
+    assert plain is not None
+    assert isinstance(plain(json.dumps(everyday[family]).encode()), Fields)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"role":"user","content":"x","new":1}',
+        b'{"role":"user","content":"x","turn_number":"3"}',
+        b"[]",
+        b"{",
+        b"\xff",
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_models(raw: bytes) -> None:
+    plain = MODELS["message"].plain
+    assert plain is not None
+    with pytest.raises(NOT_PLAIN):
+        plain(raw)
