@@ -62,6 +62,7 @@ async def bury(
         for name in oversize:
             raw = await fetch_field(call_sid, name)
             await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, raw)]))
+        await run(connection, "forget_dead_before", call_sid=call_sid, dead_id=dead_id)
         await run(
             connection,
             "mark_dead",

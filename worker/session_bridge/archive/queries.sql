@@ -121,6 +121,14 @@ INSERT INTO dead_session_fields (dead_id, digest, field_raw, raw)
 SELECT %(dead_id)s, * FROM unnest(%(digest)s::bytea[], %(field_raw)s::bytea[], %(raw)s::bytea[])
 ON CONFLICT DO NOTHING;
 
+-- name: forget_dead_before
+-- A worker that dies after a session's burial and before its release leaves it to be buried again: what an earlier
+-- burial kept is all in this one.
+DELETE FROM dead_sessions AS earlier
+WHERE call_sid = %(call_sid)s AND id <> %(dead_id)s AND retried_at IS NULL AND NOT EXISTS (
+    SELECT digest, raw FROM dead_session_fields WHERE dead_id = earlier.id
+    EXCEPT SELECT digest, raw FROM dead_session_fields WHERE dead_id = %(dead_id)s);
+
 -- name: mark_dead
 -- Note in the book where the call stands now.
 INSERT INTO call_sids AS book (

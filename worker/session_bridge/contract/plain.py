@@ -12,7 +12,6 @@ from typing import Annotated, Any, Required, Union, cast, get_args, get_origin, 
 
 import msgspec
 from annotated_types import Ge, Lt
-from msgspec.structs import astuple
 from pydantic import StringConstraints
 from pydantic.fields import FieldInfo
 
@@ -29,11 +28,6 @@ class Fields(msgspec.Struct):
     def get(self, name: str) -> Any:  # noqa: ANN401  # a field has its own type
         """The field of this name, None if it has no value or there is none."""
         return getattr(self, name, None)
-
-    @property
-    def cells(self) -> tuple[Any, ...]:
-        """Every field's value, in order."""
-        return astuple(self)
 
 
 NOT_PLAIN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from sys import float_info
 from typing import cast
 
+from msgspec.structs import astuple
 from pydantic import JsonValue
 
 from session_bridge.archive.tables import (
@@ -196,7 +198,7 @@ def _rows(family: Family, head: tuple[str, str | None], events: list[Event]) -> 
     for sequence, event in enumerate(events, 1):
         data = event.data
         # What is plain has its columns in order, and nothing besides.
-        cells = (*data.cells[:count], None) if isinstance(data, Fields) else map(data.get, columns)
+        cells = (*astuple(data)[:count], None) if isinstance(data, Fields) else map(data.get, columns)
         rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cast("Iterable[Cell]", cells)))
     if family is Family.COST:
         return [_with_currency(row) for row in rows]
@@ -231,12 +233,23 @@ def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents:
             # A chunk read back from the archive has its content's hash instead of the content.
             content_hash = chunk.get("content_hash")
             if content is not None:
-                content_hash = f"\\x{hashlib.sha256(content.encode()).hexdigest()}"
+                content_hash = _known_hash(content) if len(content) <= _SHORT else _hash(content)
                 contents[content_hash] = content
-            cells = chunk.cells[:_CHUNK_COLUMNS] if isinstance(chunk, Fields) else map(chunk.get, CHUNK_COLUMNS)
+            cells = astuple(chunk)[:_CHUNK_COLUMNS] if isinstance(chunk, Fields) else map(chunk.get, CHUNK_COLUMNS)
             when = event.timestamp
             rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, chunk.get("extra")))
     return rows
+
+
+# The same few chunks are retrieved again and again.
+_SHORT = 4096
+
+
+def _hash(content: str) -> str:
+    return f"\\x{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+_known_hash = lru_cache(4096)(_hash)
 
 
 def _unknown_rows(head: tuple[str, str | None], events: list[UnknownEvent]) -> list[Row]:

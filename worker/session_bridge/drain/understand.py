@@ -96,7 +96,9 @@ class _Reader:
         if not (event_id.isalnum() and len(event_id) <= _LONGEST_ID) and not _EVENT_ID.fullmatch(event_id):
             self._reject(field, value, "event id", "an event id is 1 to 64 of A-Z a-z 0-9 _ . -")
             return
-        if self._is_one_too_many(field, value):
+        self._events += 1
+        if self._events > self._rules.max_events:
+            self._reject_surplus(field, value)
             return
         cleaned = False
         try:
@@ -113,13 +115,9 @@ class _Reader:
             self._cleaned(field, value)
         self._call.events.setdefault(model.family, []).append(event)
 
-    def _is_one_too_many(self, field: bytes, value: bytes) -> bool:
-        self._events += 1
-        if self._events <= self._rules.max_events:
-            return False
+    def _reject_surplus(self, field: bytes, value: bytes) -> None:
         error = f"more than {self._rules.max_events:,} events in one call (SESSION_BRIDGE_MAX_EVENTS)"
         self._reject(field, value, "too many events", error)
-        return True
 
     def _plain_event(self, model: FamilyModel, event_id: bytes, value: bytes) -> Event | None:
         """The event if it is plain throughout, as most are; None if the tolerant way has to be taken."""
@@ -281,7 +279,9 @@ class _Reader:
         return self._finish(MODELS[Family.MESSAGE], event_id, data)
 
     def _unknown_event(self, family: str, event_id: str, field: bytes, raw: bytes) -> None:
-        if self._is_one_too_many(field, raw):
+        self._events += 1
+        if self._events > self._rules.max_events:
+            self._reject_surplus(field, raw)
             return
         try:
             value, cleaned = load_json(raw)
