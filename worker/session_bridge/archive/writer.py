@@ -70,9 +70,7 @@ async def write(connections: ArchiveConnections, calls: Sequence[WritableCall], 
             await _copy(connection, SESSIONS, copy_text([call.session_row for call in new]))
             for table in CHILDREN:
                 await _copy(connection, table, "".join([call.texts[table] for call in new if table in call.texts]))
-        for call in written:
-            if call.merge:
-                await _merge(connection, call)
+        await _merge(connection, [call for call in written if call.merge])
         await _copy(connection, JOURNAL, copy_text([call.journal.row for call in written]))
         await _keep_contents(connection, written)
         await _keep_rejects(connection, written, fetch_field)
@@ -85,17 +83,18 @@ async def _copy(connection: Connection, table: Table, text: str) -> None:
             await copy.write(text)
 
 
-async def _merge(connection: Connection, call: WritableCall) -> None:
-    if call.drop_history:
-        await run(connection, "drop_history", session_ids=[call.book.session_id])
-    await _upsert(connection, SESSIONS, [call.session_row])
+async def _merge(connection: Connection, calls: Sequence[WritableCall]) -> None:
+    if forms := [call.book.session_id for call in calls if call.drop_history]:
+        await run(connection, "drop_history", session_ids=forms)
+    await _upsert(connection, SESSIONS, [call.session_row for call in calls])
     for table in CHILDREN:
-        if call.rows[table]:
-            await _upsert(connection, table, call.rows[table])
+        await _upsert(connection, table, [row for call in calls for row in call.rows[table]])
 
 
 async def _upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows or bring them up to date; a row that is the same is not touched."""
+    if not rows:
+        return
     document = to_json([_document(table, row) for row in rows]).decode()
     await connection.execute(_UPSERTS[table], [document])
 

@@ -67,6 +67,11 @@ def _join(archived: Call, read: Call) -> None:
     for name in _STATUS:
         state.pop(name, None)
     state.update(status)
+    if archived.state.get("status") == Status.ABANDONED != status.get("status"):
+        # What the abandonment said of the end is taken back with it.
+        for name in ("end_reason", "finalize_reason", "finalized_by"):
+            if name not in read.state and archived.state.get(name) in (EndReason.ABANDONED, FinalizedBy.SWEEP):
+                state.pop(name, None)
     if activity:
         state["last_activity_at"] = activity
 
@@ -110,6 +115,9 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
         return old if stale and not ends else new
     if was_ended != ends:
         return old if was_ended else new
+    if new["status"] in PROVISIONAL:
+        # It is gone or silent, whatever was last said of it.
+        return new
     weights = [_WEIGHTS.get(status.get("status_by"), _PROVIDER) for status in (old, new)]
     if weights[0] != weights[1]:
         return old if weights[0] > weights[1] else new

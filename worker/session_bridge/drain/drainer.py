@@ -12,11 +12,12 @@ import contextlib
 import hashlib
 import random
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import structlog
 from pydantic import JsonValue
@@ -40,6 +41,9 @@ from session_bridge.errors import (
 from session_bridge.live.sessions import Claim, LiveSessions, Queue, Release, Snapshot
 
 log = structlog.get_logger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # After so many claims without an outcome a call is drained alone; if that has none either, it is dead.
 _SUSPICIOUS = 3
@@ -146,6 +150,14 @@ class Drainer:
         named = [claim for claim in claims if is_call_sid(claim.call_sid)]
         book = await look_up(self._connections, [claim.call_sid for claim in named])
         snapshots = await self._live.read(claims)
+        await self._drain_read([snapshot for snapshot in snapshots if not snapshot.unread], book)
+        for snapshot in snapshots:
+            # A huge call is drained by itself: neither its size nor its time is the others'.
+            if snapshot.unread:
+                await self._live.read_huge(snapshot)
+                await self._drain_read([snapshot], book)
+
+    async def _drain_read(self, snapshots: Sequence[Snapshot], book: dict[str, list[Record]]) -> None:
         moment = now()
         readings: list[Reading] = []
         for snapshot in snapshots:
@@ -156,14 +168,14 @@ class Drainer:
                 await self._live.settle(snapshot.claim, "empty" if snapshot.claim.queue is Queue.READY else "done")
             else:
                 async with self._own_fault(snapshot, _latest(records)):
-                    readings.append(read(self._rules, snapshot, records))
+                    readings.append(await _beside(snapshot, read, self._rules, snapshot, records))
         merging = [reading.record.session_id for reading in readings if reading.record and reading.record.drains]
         archived = await read_back(self._connections, merging) if merging else {}
         prepared: list[Prepared] = []
         for reading in readings:
             kept = archived.get(reading.record.session_id) if reading.record else None
             async with self._own_fault(reading.snapshot, reading.record):
-                prepared.append(prepare(self._rules, reading, kept, moment))
+                prepared.append(await _beside(reading.snapshot, prepare, self._rules, reading, kept, moment))
         if prepared:
             await self._write(prepared)
 
@@ -323,6 +335,15 @@ class Drainer:
             await self._live.settle(claim, "empty")
         else:
             await self._live.release([snapshot])
+
+
+async def _beside(
+    snapshot: Snapshot, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+) -> _Result:
+    """Do `work` of a call; for a huge one in a thread, so that leases are renewed and other calls go on beside it."""
+    if snapshot.whole:
+        return work(*arguments, **named)
+    return await asyncio.to_thread(work, *arguments, **named)
 
 
 def place_of(error: Exception) -> str:

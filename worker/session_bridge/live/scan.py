@@ -75,6 +75,11 @@ class SessionScan:
         sids = [self._keys.call_sid(key.decode("utf-8", "surrogateescape")) for key in found]
         return Page([sid for sid in sids if sid], _KEYS_AT_ONCE, int(following))
 
+    async def all_keys(self) -> int:
+        """How many keys the database holds, ours and others'."""
+        async with redis_errors():
+            return int(await self._redis.dbsize())
+
     async def look(self, call_sids: Sequence[str]) -> list[Look]:
         """Look at these sessions; those that are gone are left out."""
         async with redis_errors():

@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
+from session_bridge.recorder.batch import is_away
 
 _CLAIM = Script.load("claim")
 _RENEW = Script.load("renew")
@@ -52,7 +53,7 @@ class Claim:
     queue: Queue
     score: bytes
     times: int = 1
-    due_ms: float = 0
+    due_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Snapshot:
     oversize: dict[bytes, int] = field(default_factory=dict)
     wrong_type: str | None = None
     whole: bool = True
+    unread: bool = False
     oversize_digests: dict[bytes, str] = field(default_factory=dict)
 
     @property
@@ -107,7 +109,7 @@ async def redis_errors() -> AsyncIterator[None]:
             f"Redis does not answer ({_first_line(error)}); check REDIS_URL and the server, the worker goes on trying"
         ) from error
     except ResponseError as error:
-        if str(error).startswith(("LOADING", "READONLY", "OOM", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MISCONF")):
+        if is_away(error):
             raise RedisUnavailableError(f"Redis cannot serve now: {_first_line(error)}") from error
         raise
 
@@ -155,7 +157,7 @@ class LiveSessions:
                         claim.score = cast("bytes", score)
 
     async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
-        """Read the claimed sessions, those that are huge piece by piece."""
+        """Read the claimed sessions. Those that are huge come back `unread`: their turn is `read_huge`."""
         async with redis_errors():
             sizes = self._redis.pipeline(transaction=False)
             for claim in claims:
@@ -163,17 +165,23 @@ class LiveSessions:
             replies = await sizes.execute(raise_on_error=False)
             snapshots = [Snapshot(claim) for claim in claims]
             small: list[Snapshot] = []
-            large: list[Snapshot] = []
             for snapshot, size in zip(snapshots, replies, strict=True):
                 if isinstance(size, RedisError):
                     raise size
                 if size is not None:
-                    (small if size <= WHOLE_BYTES else large).append(snapshot)
+                    if size <= WHOLE_BYTES:
+                        small.append(snapshot)
+                    else:
+                        snapshot.unread = True
             if small:
                 await self._read_whole(small)
-            for snapshot in large:
-                await self._read_pieces(snapshot)
         return snapshots
+
+    async def read_huge(self, snapshot: Snapshot) -> None:
+        """Read a session piece by piece, so that Redis goes on serving beside it."""
+        snapshot.unread = False
+        async with redis_errors():
+            await self._read_pieces(snapshot)
 
     async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
         pipeline = self._redis.pipeline(transaction=False)

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from session_bridge.contract.keys import Keys
 from session_bridge.recorder.backlog import Backlog
 from session_bridge.recorder.batch import Batch, is_away
+from session_bridge.recorder.connections import Connections
 from session_bridge.recorder.entries import Entry, Line, touch
 from session_bridge.recorder.moments import MOMENTS
 from session_bridge.recorder.recent import Recent
@@ -62,6 +63,7 @@ class Flusher:
         self.closed = False
         self._client = client
         self._owned = owned
+        self._connections = Connections(client, owned=owned)
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -301,6 +303,8 @@ class Flusher:
             pipe.info("server")
             (answer,) = await pipe.execute(raise_on_error=False)
         server = _run_id(answer)
+        async with asyncio.timeout(_ATTEMPT_SECONDS):
+            await self._connections.close_there()
         if server and self._server and server != self._server:
             # Before all else: once something newer is written, what is older would only fill gaps.
             entries = self._recent.entries()
@@ -328,6 +332,7 @@ class Flusher:
 
     def _fail(self, error: Exception) -> None:
         self._aged = True
+        self._connections.give_up()
         if not self.away:
             self.away = True
             if not is_away(error):
@@ -362,6 +367,7 @@ class Flusher:
             entries = []
         if entries:
             await self._deliver(entries, aged=True)
+            self._recent.remember(entries, self._loop.time())
         try:
             await asyncio.to_thread(spool.remove, path)
         except OSError as error:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import ceil
 
 import structlog
 
@@ -19,6 +20,9 @@ from session_bridge.live.scan import Look, SessionScan
 from session_bridge.sweep.rules import LATE_DATA, Action, Decision, SweepRules
 
 log = structlog.get_logger(__name__)
+
+# Looked at in one go: drains that run in the same loop wait no longer than this takes.
+_SESSIONS_AT_ONCE = 200
 
 
 @dataclass(slots=True)
@@ -60,22 +64,27 @@ class Sweeper:
     ) -> SweepReport:
         """Look at about `keys` keys (None: at all of them), and ask for at most `limit` drains.
 
+        Where so many keys a sweep would not come round within a third of the TTL, it looks at more, for as long as half
+        of the time between two sweeps allows.
+
         Raises RedisUnavailableError. With the archive away it still holds and rescues what Redis alone tells it.
         """
         report = SweepReport()
         if not dry_run:
             await self._enter_opened(report)
-        cursor, began = (0, now().timestamp()) if keys is None else await self._scan.place()
+        start = now().timestamp()
+        cursor, began = (0, start) if keys is None else await self._scan.place()
         if cursor == 0:
-            began = now().timestamp()
-        looked = 0
+            began = start
+        looked, budget = 0, None if keys is None else max(keys, await self._keys_to_come_round())
         while True:
             page = await self._scan.page(cursor)
             cursor, looked = page.cursor, looked + page.keys
-            if page.call_sids:
-                await self._visit(page.call_sids, report, limit, dry_run=dry_run)
+            for first in range(0, len(page.call_sids), _SESSIONS_AT_ONCE):
+                await self._visit(page.call_sids[first : first + _SESSIONS_AT_ONCE], report, limit, dry_run=dry_run)
             progress(report)
-            if cursor == 0 or (keys is not None and looked >= keys):
+            late = looked >= (keys or 0) and now().timestamp() - start > self._rules.sweep_seconds / 2
+            if cursor == 0 or (budget is not None and (looked >= budget or late)):
                 break
         report.round_complete = cursor == 0
         if report.round_complete:
@@ -86,6 +95,11 @@ class Sweeper:
             await self._scan.keep_place(cursor, began)
         self._say(report)
         return report
+
+    async def _keys_to_come_round(self) -> int:
+        """How many keys each sweep has to look at for a round to end within a third of the TTL, and a little more."""
+        sweeps = self._rules.ttl_seconds / 3 / self._rules.sweep_seconds
+        return ceil(1.2 * await self._scan.all_keys() / max(1.0, sweeps))
 
     async def _visit(self, call_sids: list[str], report: SweepReport, limit: int, *, dry_run: bool) -> None:
         moment = now()
@@ -199,5 +213,5 @@ class Sweeper:
             log.warning(
                 "sweep.slow_round",
                 round_seconds=round(report.round_seconds),
-                advice="a round should end within a third of the TTL: raise SESSION_BRIDGE_SWEEP_KEYS",
+                advice="a round should end within a third of the TTL: raise the TTL or run fewer other keys beside",
             )
