@@ -2,7 +2,7 @@
 
 It is made anew when the pinned requirements or the Python change. Runs on the bare Python that the scripts found.
 """
-# ruff: noqa: INP001 - a script, not a package
+
 
 from __future__ import annotations
 

@@ -1,0 +1,152 @@
+"""Growth: the same throughput with an empty archive and with what months leave in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from benchmark.contender import stopwatch
+from benchmark.lab import Lab
+from benchmark.limit import send
+from benchmark.plan import Plan, Steps
+from benchmark.readymade import make_ready
+from benchmark.report import Result, Sheet, Spread
+from benchmark.team import Team
+from benchmark.workload import SIZES, Workload
+from session_bridge.archive.tables import CHILDREN, SESSIONS
+
+_SEED_CALLS = 100
+_LOOK_UPS = 200
+_COPIES_AT_ONCE = 5
+_LOOK_UP = "SELECT content FROM call_messages WHERE session_id = session_id_of(%s) ORDER BY sequence"
+
+
+@dataclass(slots=True)
+class Measured:
+    """The figures with one amount of rows in the archive."""
+
+    message_rows: int
+    limit: list[float]
+    bridge: list[float]
+    look_up_ms: float
+
+
+def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
+    """Throughput and look-ups, before and after the archive has grown."""
+    wanted = plan.pick(20_000, 1_000_000)
+    rounds, count = 1 if plan.quick else plan.rounds, plan.pick(100, 1000)
+    workload = Workload(SIZES["regular"], count)
+    steps.expect(3)
+    lab.empty()
+    with Team(lab, 1, plan.settings) as team:
+        team.warm_up(workload.calls("warm", min(100, count)))
+        measured = []
+        for title, rows in (("an empty archive", 0), (f"{wanted:,} message rows", wanted)):
+            if rows:
+                steps.begin("growth: filling the archive")
+                _grow(lab, workload, rows)
+                steps.done()
+            steps.begin(f"growth: {title}")
+            measured.append(_measure(lab, workload, plan.settings.batch_size, rounds, label=f"at{rows}"))
+            steps.done()
+    return _result(measured)
+
+
+def _measure(lab: Lab, workload: Workload, batch_size: int, rounds: int, *, label: str) -> Measured:
+    rows = lab.counts()["call_messages"]
+    measured = Measured(rows, [], [], 0.0)
+    with lab.connect() as connection:
+        for number in range(rounds):
+            calls = workload.calls(f"{label}-bridge{number}")
+            lab.fill(calls)
+            lab.settle()
+            with stopwatch() as watch:
+                lab.ask(calls)
+                lab.wait_drained()
+            measured.bridge.append(len(calls) / watch.seconds)
+            # The chunk texts are there by now; that is so for both.
+            batches = make_ready(workload.calls(f"{label}-limit{number}"), batch_size, with_contents=False).batches
+            lab.settle()
+            with stopwatch() as watch:
+                send(connection, batches)
+            measured.limit.append(len(calls) / watch.seconds)
+        times = []
+        for call in workload.calls(f"{label}-bridge0", _LOOK_UPS):
+            began = perf_counter()
+            connection.execute(_LOOK_UP, [call.call_sid]).fetchall()
+            times.append((perf_counter() - began) * 1000)
+        measured.look_up_ms = median(times)
+    return measured
+
+
+def _grow(lab: Lab, workload: Workload, message_rows: int) -> None:
+    """Copy a hundred calls within the server, under new ids, until there are so many messages."""
+    with lab.connect() as connection:
+        seeds = workload.calls("seed", _SEED_CALLS)
+        send(connection, make_ready(seeds, _SEED_CALLS, with_contents=False).batches)
+        connection.execute(
+            "CREATE TEMP TABLE seeds AS SELECT session_id FROM call_sids WHERE call_sid = ANY(%s)",
+            [[call.call_sid for call in seeds]],
+        )
+        connection.execute("CREATE TEMP TABLE copies (old uuid PRIMARY KEY, new uuid NOT NULL)")
+        grown, number = 0, 0
+        while grown < message_rows:
+            with connection.transaction():
+                for _ in range(_COPIES_AT_ONCE):
+                    number += 1
+                    grown += _copy_seeds(connection, number)
+        connection.execute("ANALYZE")
+
+
+def _copy_seeds(connection: psycopg.Connection[Any], number: int) -> int:
+    connection.execute("TRUNCATE copies")
+    connection.execute("INSERT INTO copies SELECT session_id, uuidv7() FROM seeds")
+    names: dict[str, sql.Composable] = {"id": sql.SQL("copies.new"), "session_id": sql.SQL("copies.new")}
+    names["call_sid"] = sql.SQL("call_sid || {}").format(sql.Literal(f"-{number}"))
+    messages = 0
+    for table, key in (
+        ("call_sids", "session_id"),
+        (SESSIONS.name, "id"),
+        *((one.name, "session_id") for one in CHILDREN),
+    ):
+        described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier(table))).description
+        columns = [column.name for column in described or ()]
+        rows = connection.execute(
+            sql.SQL("INSERT INTO {0} ({1}) SELECT {2} FROM {0} JOIN copies ON {0}.{3} = copies.old").format(
+                sql.Identifier(table),
+                sql.SQL(", ").join(map(sql.Identifier, columns)),
+                sql.SQL(", ").join(names.get(column) or sql.Identifier(table, column) for column in columns),
+                sql.Identifier(key),
+            )
+        ).rowcount
+        if table == "call_messages":
+            messages = rows
+    return messages
+
+
+def _result(measured: list[Measured]) -> Result:
+    sheet = Sheet(
+        "Growth",
+        ("message rows in the archive", "of the empty one", "bridge calls/s", "limit calls/s", "look-up of a call, ms"),
+    )
+    figures = []
+    for one in measured:
+        bridge, limit = Spread.of(one.bridge), Spread.of(one.limit)
+        ratio = bridge.median / median(measured[0].bridge)
+        figures.append(
+            {
+                "message_rows": one.message_rows,
+                "ratio_to_empty": ratio,
+                "bridge_calls_per_second": bridge.figures(),
+                "limit_calls_per_second": limit.figures(),
+                "look_up_ms": one.look_up_ms,
+            }
+        )
+        line = f"{ratio:.2f}", f"{bridge:.0f}", f"{limit:.0f}", f"{one.look_up_ms:.2f}"
+        sheet.lines.append((f"{one.message_rows:,}", *line))
+    return Result({}, {"archives": figures}, [sheet])

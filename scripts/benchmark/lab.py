@@ -1,0 +1,187 @@
+"""The servers of one run, with production's durability, and what is done to them outside of the clock."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psycopg
+import redis
+from psycopg import sql
+
+from benchmark.workload import LiveCall
+from session_bridge.archive.journal import JOURNAL
+from session_bridge.archive.migrations import migrate
+from session_bridge.archive.tables import CHILDREN, SESSIONS
+from session_bridge.contract.keys import Keys
+from session_bridge.embedded import EmbeddedServers
+
+TABLES = (
+    *("call_sids", SESSIONS.name, *(table.name for table in CHILDREN)),
+    *("rag_chunk_contents", JOURNAL.name, "call_session_rejects"),
+)
+"""What is emptied before every measured piece, and counted after it."""
+
+KEYS = Keys()
+_KEYS_ONLY = "keys_only"
+_FILL_AT_ONCE = 200
+_PATIENCE_SECONDS = 600.0
+_POSTGRES_SETTINGS = (
+    "fsync", "synchronous_commit", "full_page_writes", "wal_level", "wal_sync_method", "wal_compression",
+    "shared_buffers", "max_wal_size", "checkpoint_timeout", "autovacuum", "jit",
+)  # fmt: skip
+_VALKEY_SETTINGS = ("appendonly", "appendfsync", "maxmemory-policy", "io-threads", "save")
+# Truncating every partition of every month takes a second; those that hold something, a moment.
+_FILLED = """\
+SELECT relid::regclass::text
+FROM unnest(%s::regclass[]) AS ours (parent), LATERAL (
+    SELECT relid FROM pg_partition_tree(parent) WHERE isleaf UNION ALL SELECT parent
+) AS leaf (relid)
+WHERE pg_relation_size(relid) > 0"""
+
+
+class UnfairError(Exception):
+    """Two contenders did not do the same work, so that their times cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A PostgreSQL with two archives (the second without secondary indexes) and a Valkey."""
+
+    servers: EmbeddedServers
+    redis: redis.Redis
+    keys_only_url: str
+
+    @property
+    def database_url(self) -> str:
+        """The archive as it ships."""
+        return self.servers.database_url
+
+    @property
+    def redis_url(self) -> str:
+        """The live sessions."""
+        return self.servers.redis_url
+
+    def connect(self, url: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection of its own, each statement its own transaction."""
+        return psycopg.connect(url or self.database_url, autocommit=True)
+
+    def empty(self) -> None:
+        """Nothing in either server, as before the first call."""
+        self.redis.flushall()
+        self.empty_archive()
+
+    def empty_archive(self) -> None:
+        """Nothing in PostgreSQL."""
+        for url in (self.database_url, self.keys_only_url):
+            with self.connect(url) as connection:
+                filled = [name for (name,) in connection.execute(_FILLED, [list(TABLES)]).fetchall()]
+                if filled:
+                    connection.execute(f"TRUNCATE {', '.join(filled)}")
+
+    def settle(self) -> None:
+        """Have what earlier pieces left to be written be written, so that the next one does not pay for it."""
+        with self.connect() as connection:
+            connection.execute("CHECKPOINT")
+        self.wait(lambda: not self._persistence()["aof_rewrite_in_progress"], "Valkey to rewrite its log")
+
+    def _persistence(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.redis.info("persistence"))
+
+    def fill(self, calls: Sequence[LiveCall]) -> None:
+        """Put the live sessions into Redis; nobody is told yet."""
+        for start in range(0, len(calls), _FILL_AT_ONCE):
+            pipeline = self.redis.pipeline(transaction=False)
+            for call in calls[start : start + _FILL_AT_ONCE]:
+                pipeline.hset(KEYS.session(call.call_sid), mapping=dict(call.fields))
+            pipeline.execute()
+
+    def ask(self, calls: Sequence[LiveCall], queue: str = KEYS.ready) -> None:
+        """Say that all these calls are due, at one moment, and wake the workers."""
+        pipeline = self.redis.pipeline()
+        pipeline.zadd(queue, {call.call_sid: 1 for call in calls})
+        pipeline.publish(KEYS.wake, 1)
+        pipeline.execute()
+
+    def wait_drained(self, queue: str = KEYS.ready) -> None:
+        """Return when no request is left: its removal is the last thing a drain does."""
+        self.wait(lambda: self.redis.zcard(queue) == 0, "the drain to end")
+
+    def wait(self, done: Callable[[], object], what: str, pause: float = 0.003) -> None:
+        """Look until `done()`; raises TimeoutError after ten minutes."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not done():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {_PATIENCE_SECONDS:.0f} s in vain for {what}")
+            time.sleep(pause)
+
+    def counts(self, url: str | None = None) -> dict[str, int]:
+        """The rows of every table."""
+        counts = [
+            sql.SQL("SELECT {}, count(*) FROM {}").format(sql.Literal(name), sql.Identifier(name)) for name in TABLES
+        ]
+        with self.connect(url) as connection:
+            rows = connection.execute(sql.SQL(" UNION ALL ").join(counts)).fetchall()
+        return dict(cast("list[tuple[str, int]]", rows))
+
+    def require(self, expected: Mapping[str, int], who: str, url: str | None = None, *, besides: str = "") -> None:
+        """Raise UnfairError unless every table, but for the one named in `besides`, has the rows it should."""
+        found = self.counts(url)
+        different = [
+            f"{name} has {found[name]:,} rows instead of {expected.get(name, 0):,}"
+            for name in TABLES
+            if name != besides and found[name] != expected.get(name, 0)
+        ]
+        if different:
+            raise UnfairError(f"{who} did not write what the others write: {'; '.join(different)}")
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        """What the servers say of their durability and size."""
+        with self.connect() as connection:
+            postgres = {
+                name: str(cast("tuple[Any, ...]", connection.execute(f"SHOW {name}").fetchone())[0])
+                for name in _POSTGRES_SETTINGS
+            }
+        valkey: dict[str, str] = {}
+        for name in _VALKEY_SETTINGS:
+            valkey |= cast("dict[str, str]", self.redis.config_get(name))
+        return {"postgresql": postgres, "valkey": valkey}
+
+    def versions(self) -> dict[str, str]:
+        """What the servers say they are."""
+        info = cast("dict[str, Any]", self.redis.info("server"))
+        with self.connect() as connection:
+            version = connection.info.parameter_status("server_version") or "unknown"
+        return {"postgresql": version, "valkey": str(info.get("valkey_version", info["redis_version"]))}
+
+
+@contextmanager
+def open_lab(folder: str | None = None) -> Iterator[Lab]:
+    """Servers in a new folder, which goes with them at the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="session-bridge-bench-", dir=folder, ignore_cleanup_errors=True) as home,
+        EmbeddedServers(os.path.join(home, "servers")) as servers,  # noqa: PTH118  # a folder's name
+    ):
+        migrate(servers.database_url)
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_KEYS_ONLY)))
+        keys_only_url = servers.postgres.url_of(_KEYS_ONLY)
+        migrate(keys_only_url)
+        _drop_secondary_indexes(keys_only_url)
+        with redis.Redis.from_url(servers.redis_url, decode_responses=False) as client:
+            yield Lab(servers, client, keys_only_url)
+
+
+def _drop_secondary_indexes(url: str) -> None:
+    find = """\
+        SELECT quote_ident(index.relname)
+        FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid JOIN pg_class AS owner ON owner.oid = indrelid
+        WHERE NOT indisprimary AND NOT index.relispartition AND owner.relname = ANY(%s)"""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for (name,) in connection.execute(find, [list(TABLES)]).fetchall():
+            connection.execute(f"DROP INDEX {name}")
