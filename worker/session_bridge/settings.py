@@ -25,6 +25,7 @@ from session_bridge.errors import SettingsError
 
 PREFIX = "SESSION_BRIDGE_"
 _LONGEST_SCHEMA = 63
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class Settings(BaseSettings):
@@ -91,6 +92,13 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("redis_url", "queue_redis_url")
+    @classmethod
+    def _redis_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(_REDIS_SCHEMES):
+            raise ValueError("not the address of a Redis: it begins with redis://, rediss:// or unix://")
         return value
 
     @field_validator("time_zone")

@@ -88,12 +88,14 @@ class Drainer:
         try:
             await self._pay_debts()
             async with self._kept(claims):
-                usual = [claim for claim in claims if claim.times <= _SUSPICIOUS]
-                if usual:
+                suspects = [claim for claim in claims if claim.times > _SUSPICIOUS]
+                # One at a time: whichever it is that kills the worker must not have another in hand with it.
+                for claim in suspects[1:]:
+                    await self._live.settle(claim, "kept")
+                if usual := [claim for claim in claims if claim.times <= _SUSPICIOUS]:
                     await self._drain_batch(usual)
-                for claim in claims:
-                    if claim.times > _SUSPICIOUS:
-                        await self._drain_alone(claim)
+                if suspects:
+                    await self._drain_alone(suspects[0])
         except ArchiveUnavailableError:
             await self._give_back(claims, delay_seconds=1)
             raise

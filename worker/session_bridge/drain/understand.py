@@ -238,6 +238,8 @@ class _Reader:
         return text
 
     def _document(self, name: str, field: bytes, raw: bytes) -> None:
+        if not raw.strip():
+            return
         try:
             value, cleaned = load_json(raw)
             dump_json(value)

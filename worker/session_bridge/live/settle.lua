@@ -4,13 +4,14 @@
 --   'empty'  remove the request only if the live session is gone,
 --   'done'   remove it whatever is left (a checkpoint),
 --   'later'  keep it, due again after the delay, and count this claim as one without an outcome,
---   'given'  keep it, due again after the delay.
+--   'given'  keep it, due again after the delay,
+--   'kept'   like 'given', and what is counted of earlier claims stays.
 -- Returns 'settled', 'left' (something is left and due again), 'withdrawn' or 'requested'.
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
 local how = ARGV[4]
 if how == 'later' and score then
   redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
-else
+elseif how ~= 'kept' or not score then
   redis.call('HDEL', KEYS[3], ARGV[1])
 end
 if not score then

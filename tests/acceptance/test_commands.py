@@ -1,0 +1,172 @@
+"""The real command, run for real: what it prints for people and for programs, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMANDS = (
+    ("worker",),
+    ("sweep",),
+    ("sweep", "--dry-run"),
+    ("finalize", "CA1"),
+    ("show", "CA1"),
+    ("dead", "list"),
+    ("dead", "show", "1"),
+    ("dead", "retry", "1"),
+    ("status",),
+    ("adopt",),
+)
+
+
+def assert_one_clear_line(done: Any, status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("session-bridge: ")
+    for word in words:
+        assert word in line
+
+
+def run_each(deployment: Any, commands: Any, **settings: object) -> list[Any]:
+    """The commands, two at a time."""
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda command: deployment.run(*command, **settings), commands))
+
+
+def test_an_unreachable_redis_is_one_clear_line(deployment: Any) -> None:
+    for done in run_each(deployment, COMMANDS, REDIS_URL="redis://:opensesame@127.0.0.1:1/0"):
+        assert_one_clear_line(done, 1, "Redis", "127.0.0.1:1")
+        assert "opensesame" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["migrate", "worker"])
+def test_an_unreachable_postgresql_is_one_clear_line(deployment: Any, command: str) -> None:
+    done = deployment.run(command, DATABASE_URL="postgresql://postgres:opensesame@127.0.0.1:1/x")
+    assert_one_clear_line(done, 1, "PostgreSQL", "DATABASE_URL")
+    assert "opensesame" not in done.stderr
+
+
+def test_a_missing_migration_is_one_clear_line(deployment: Any, empty_database_url: str) -> None:
+    for done in run_each(deployment, COMMANDS, DATABASE_URL=empty_database_url):
+        assert_one_clear_line(done, 1, "session-bridge migrate")
+
+
+WRONG = (
+    ("LEASE_SECONDS", "soon", "number"),
+    ("LEASE_SECONDS", "0", "greater"),
+    ("TTL_SECONDS", "10", "two sweeps"),
+    ("BATCH_SIZE", "0", "greater"),
+    ("METRIC_UNIT", "min", "'ms'"),
+    ("TIME_ZONE", "Mars", "Asia/Kolkata"),
+    ("LOG_LEVEL", "loud", "debug"),
+    ("ABANDON_SECONDS", "5", "IDLE_SECONDS"),
+    ("NAMESPACE", "session:x", "KEY_PREFIX"),
+)
+
+
+def test_a_wrong_setting_is_one_clear_line(deployment: Any) -> None:
+    for setting, value, word in WRONG:
+        assert_one_clear_line(deployment.run("settings", **{setting: value}), 2, f"SESSION_BRIDGE_{setting}", word)
+
+
+@pytest.mark.parametrize("outcome", ["nowhere:decide", "json:nothing", "json", "math:pi"])
+def test_an_outcome_function_that_is_none_is_one_clear_line(deployment: Any, outcome: str) -> None:
+    for done in run_each(deployment, (("worker",), ("check", "-")), OUTCOME=outcome, stdin="{}"):
+        assert_one_clear_line(done, 2, "SESSION_BRIDGE_OUTCOME")
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "DATABASE_URL", "QUEUE_REDIS_URL"])
+def test_an_address_that_is_none_is_one_clear_line(deployment: Any, name: str) -> None:
+    for url in ("localhost:6379", "http://127.0.0.1/", "redis://127.0.0.1:x/0"):
+        done = deployment.run("worker", **{name: url})
+        assert done.returncode in (1, 2), url
+        assert "Traceback" not in done.stderr, url
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_redis_that_wants_a_password_is_one_clear_line(deployment: Any, mortal_valkey: Any) -> None:
+    import redis
+
+    with redis.Redis(port=mortal_valkey.port) as client:
+        client.config_set("requirepass", "x")
+    assert_one_clear_line(deployment.run("status", REDIS_URL=mortal_valkey.url), 1, "password")
+
+
+def test_migrate_from_nothing_and_back(deployment: Any, empty_database_url: str) -> None:
+    there = {"DATABASE_URL": empty_database_url}
+    done = deployment.run("migrate", "--json", **there)
+    assert [step["direction"] for step in json.loads(done.stdout)] == ["up"] * len(json.loads(done.stdout))
+    assert json.loads(done.stdout)
+    assert json.loads(deployment.run("migrate", "--json", **there).stdout) == []
+    assert "nothing to do" in deployment.run("migrate", **there).stdout
+    assert "CREATE TABLE call_sids" in deployment.run("migrate", "--sql", **there).stdout
+    assert "down" in deployment.run("migrate", "--to", "0", **there).stdout
+    assert_one_clear_line(deployment.run("status", **there), 1, "session-bridge migrate")
+
+
+def test_a_call_from_check_over_finalize_to_show(deployment: Any, call_fields: Any, tmp_path: Path) -> None:
+    fields = call_fields("CA1")
+    deployment.write("CA1", fields)
+    before = deployment.raw.dump("session:CA1")
+    file = tmp_path / "call.json"
+    file.write_text(json.dumps(fields))
+    for what in ("CA1", str(file)):
+        done = deployment.run("check", what, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        checked = json.loads(done.stdout)
+        assert checked["rejects"] == []
+        assert deployment.run("check", what).returncode == 0
+    file.write_text(json.dumps(fields | {"message:1": "{bad"}))
+    done = deployment.run("check", str(file))
+    assert done.returncode == 1
+    assert "message:1" in done.stdout
+    assert deployment.raw.dump("session:CA1") == before
+
+    live = json.loads(deployment.run("show", "CA1", "--json").stdout)
+    assert (live["archived"], live["live"]["status"]) == (None, "in_progress")
+    assert "CA1 says 0" in deployment.run("show", "CA1").stdout
+    report = json.loads(deployment.run("sweep", "--dry-run", "--json").stdout)
+    assert report["sessions"] == 1
+    assert deployment.run("sweep", "--dry-run").returncode == 0
+    assert deployment.state("CA1") is None
+
+    assert deployment.run("finalize", "CA1", "--reason", "by hand").returncode == 0
+    done = deployment.run("status", "--json")
+    assert done.returncode == 1, "a call waits and no worker runs"
+    assert json.loads(done.stdout)["waiting"] == 1
+    assert "no worker" in deployment.run("status").stdout
+    worker = deployment.worker()
+    deployment.until_archived("CA1")
+    done = deployment.run("status", "--json")
+    assert (done.returncode, json.loads(done.stdout)["workers"], json.loads(done.stdout)["archived"]) == (0, 1, 1)
+    worker.stop()
+
+    shown = json.loads(deployment.run("show", "CA1", "--json").stdout)
+    assert shown["live"] is None
+    assert shown["archived"]["finalize_reason"] == "by hand"
+    assert [message["content"] for message in shown["archived"]["messages"]] == ["CA1 says 0", "CA1 says 1"]
+    text = deployment.run("show", "CA1").stdout
+    assert "archived" in text
+    assert "CA1 says 1" in text
+    assert "nothing to do" in deployment.run("finalize", "CA1").stdout
+
+
+def test_settings_lists_every_setting_with_its_source_and_no_password(deployment: Any) -> None:
+    done = deployment.run("settings", "--json", QUEUE_REDIS_URL="redis://u:opensesame@q/0", BATCH_SIZE=7)
+    listed = {line["name"]: line for line in json.loads(done.stdout)}
+    batch = listed["SESSION_BRIDGE_BATCH_SIZE"]
+    assert (batch["value"], batch["source"]) == ("7", "environment")
+    assert listed["SESSION_BRIDGE_MAX_ATTEMPTS"]["source"] == "default"
+    assert all(line["meaning"] for line in listed.values())
+    assert "opensesame" not in done.stdout
+    assert "SESSION_BRIDGE_BATCH_SIZE" in deployment.run("settings").stdout
+
+
+def test_what_nobody_knows_is_one_clear_line(deployment: Any) -> None:
+    for command in (("show", "CA7"), ("finalize", "CA7"), ("check", "CA7"), ("dead", "show", "7")):
+        assert_one_clear_line(deployment.run(*command), 1, command[-1])
