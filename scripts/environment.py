@@ -3,7 +3,6 @@
 It is made anew when the pinned requirements or the Python change. Runs on the bare Python that the scripts found.
 """
 
-
 from __future__ import annotations
 
 import fcntl
