@@ -26,7 +26,7 @@ from session_bridge.archive.migrations import migrate
 from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 
 COMMAND = Path(sys.executable).with_name("session-bridge")
-PATIENCE = 20.0  # seconds: far more than anything here takes
+PATIENCE = 60.0  # seconds: far more than anything here takes
 NOW = "0"  # a due time that has passed
 
 # One sweep at the start and no more, unless a test asks for more.

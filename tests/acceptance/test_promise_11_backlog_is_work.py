@@ -25,8 +25,9 @@ def test_a_backlog_drains_in_bulk_and_in_bounded_memory(deployment: Any, call_fi
     ]
     assert deployment.value("SELECT count(*) FROM call_messages") == 4000
     assert not deployment.redis.keys("session:*")
-    # Fifty calls a transaction and not one: PostgreSQL gives each its own id.
-    assert deployment.value("SELECT count(DISTINCT xmin::text) FROM call_sids") <= 2000 / 50 + 5
+    # Fifty calls a transaction and not one: PostgreSQL gives each its own id. A few are drained apart from their batch,
+    # because the sweep entered them in the book in that moment.
+    assert deployment.value("SELECT count(DISTINCT xmin::text) FROM call_sids") <= 2 * 2000 / 50
     status = Path(f"/proc/{worker.process.pid}/status").read_text()
     [peak] = [line for line in status.splitlines() if line.startswith("VmHWM")]
     assert int(peak.split()[1]) < 300 * 1024, peak

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
 from session_bridge.contract.fields import (
     DEFAULT_GRACE_SECONDS,
@@ -25,7 +26,6 @@ from session_bridge.errors import SettingsError
 
 PREFIX = "SESSION_BRIDGE_"
 _LONGEST_SCHEMA = 63
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class Settings(BaseSettings):
@@ -97,8 +97,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "queue_redis_url")
     @classmethod
     def _redis_address(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(_REDIS_SCHEMES):
-            raise ValueError("not the address of a Redis: it begins with redis://, rediss:// or unix://")
+        if value is not None:
+            try:
+                parse_url(value)
+            except ValueError as error:
+                # Its own words would quote the address, and with it the password.
+                raise ValueError(
+                    "not the address of a Redis: write redis://host:port/db, rediss:// or unix://"
+                ) from error
         return value
 
     @field_validator("time_zone")

@@ -125,15 +125,22 @@ class Drainer:
     async def _pay_debts(self) -> None:
         """End the claims that Redis' absence kept us from ending: it was no call's fault."""
         while self._owed:
-            await self._live.settle(self._owed[-1], "given")
-            self._owed.pop()
+            # Taken first: a batch beside this one pays too.
+            claim = self._owed.pop()
+            try:
+                await self._live.settle(claim, "given")
+            except RedisUnavailableError:
+                self._owed.append(claim)
+                raise
 
     @asynccontextmanager
     async def _kept(self, claims: Sequence[Claim]) -> AsyncIterator[None]:
         """Renew the leases of `claims` for as long as the block runs."""
+        over = asyncio.Event()
 
         async def renew() -> None:
-            while True:
+            # A cancellation that comes while an answer of Redis is awaited may get lost on its way here.
+            while not over.is_set():
                 await asyncio.sleep(self._rules.lease_seconds / 3)
                 with contextlib.suppress(RedisUnavailableError):
                     await self._live.renew(claims, self._rules.lease_seconds)
@@ -142,6 +149,7 @@ class Drainer:
         try:
             yield
         finally:
+            over.set()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -15,7 +15,7 @@ from session_bridge.archive.journal import Entry
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
-from session_bridge.contract.vocabulary import Status
+from session_bridge.contract.vocabulary import TERMINAL, Status
 from session_bridge.drain.archived import call_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine
@@ -81,7 +81,8 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     """The rows of a call: of what was read, joined to `kept`, what is archived of it already."""
     snapshot, record = reading.snapshot, reading.record
     ended = snapshot.claim.queue is Queue.READY
-    call = combine(call_of(kept) if kept else None, reading.call, requested=ended)
+    over = ended or _is_over(record, kept)
+    call = combine(call_of(kept) if kept else None, reading.call, requested=over)
     known = kept.rejects if kept else {}
     call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in known]
     started_at, tenant_id = _datetime(call.state.get("started_at")), call.state.get("tenant_id")
@@ -101,7 +102,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         generation=identity.generation,
         session_id=identity.session_id,
         tenant_id=identity.tenant_id,
-        state="lost" if session["status"] == Status.LOST else "archived" if ended else "checkpointed",
+        state="lost" if session["status"] == Status.LOST else "archived" if over else "checkpointed",
         status=str(session["status"]),
         started_at=started_at,
         ended_at=_datetime(session["ended_at"]),
@@ -124,6 +125,15 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
     )
     return Prepared(snapshot, record, writable, ended)
+
+
+def _is_over(record: Record | None, kept: ArchivedCall | None) -> bool:
+    """Whether a checkpoint is of a call that has ended, also if that was only concluded from a request.
+
+    It may come between the commit of the call's drain and its release, and be committed when the session is gone: then
+    it must not make the call live again. A request that is taken back is noted in the book before a checkpoint.
+    """
+    return record is not None and record.state == "archived" and kept is not None and kept.session["status"] in TERMINAL
 
 
 def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity) -> dict[str, JsonValue]:

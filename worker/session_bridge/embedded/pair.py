@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from session_bridge.embedded.postgres import EmbeddedPostgres
+from session_bridge.embedded.programs import postgres_programs, valkey_program
 from session_bridge.embedded.valkey import EmbeddedValkey
 
 
@@ -30,7 +31,12 @@ class EmbeddedServers:
         return self.valkey.url
 
     def start(self) -> Self:
-        """Start both side by side; if one does not start, neither is left running."""
+        """Start both side by side; if one does not start, neither is left running.
+
+        Raises MissingExtraError before anything is started if one of the programs is not there.
+        """
+        postgres_programs()
+        valkey_program()
         threads = ThreadPoolExecutor(2)
         try:
             postgres = threads.submit(self.postgres.start)

@@ -134,13 +134,15 @@ class _Call:
             self.request = Request.load(value)
 
     def fresh(self, keys: Keys) -> list[Command]:
-        """Plain writes. State comes in one command with `last_activity_at`, after all else.
+        """Plain writes. State comes in one command with `last_activity_at`, after all else or with the last of it.
 
         So if the connection breaks anywhere, `last_activity_at` is never newer than a state that was not written, and
         the merge which follows can trust it.
         """
         line, key = self.line, keys.session(self.line.sid)
         commands = list(self._opening(key))
+        *full, rest = _chunks(self.events) if self.events else [[]]
+        commands += [("HSET", key, *pairs) for pairs in full]
         state: list[Argument] = []
         for name, entry in self.state.items():
             if name != "last_activity_at":
@@ -150,7 +152,7 @@ class _Call:
             if request.reason is not None:
                 state += ("finalize_reason", request.reason)
             state += ("finalized_by", request.by.value)
-        commands.append(("HSET", key, *state, "last_activity_at", self.at))
+        commands.append(("HSET", key, *rest, *state, "last_activity_at", self.at))
         if request is None:
             commands.append(("EXPIRE", key, line.ttl_seconds))
         if not line.announced:
@@ -172,6 +174,7 @@ class _Call:
                 state += (name, entry.value, entry.at)
         return [
             *self._opening(key),
+            *[("HSET", key, *pairs) for pairs in _chunks(self.events)],
             (
                 *("EVALSHA", _DIGESTS["merge"], 2, key, keys.ready),
                 *(line.sid, self.at, line.ttl_seconds),
@@ -185,8 +188,6 @@ class _Call:
     def _opening(self, key: str) -> Iterator[Command]:
         if self.opened_at is not None:
             yield ("EVALSHA", _DIGESTS["open"], 1, key, self.opened_at)
-        for pairs in _chunks(self.events):
-            yield ("HSET", key, *pairs)
 
     def _announcement(self, keys: Keys) -> Command:
         opened = int(datetime.fromisoformat(self.at).timestamp() * 1000)
