@@ -1,0 +1,80 @@
+"""What Redis has acknowledged, written down by those to whom it did: the campaign's only truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from session_bridge.recorder import CallRecorder
+
+
+class Witness:
+    """A file of one recording process: a line for each acknowledgement, with the call and the fields it was about."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def acknowledged(self, call_sid: str, fields: Mapping[str, str]) -> None:
+        """Redis has these fields of a call, by name."""
+        if fields:
+            self._file.write(json.dumps({"call_sid": call_sid, "fields": dict(fields)}, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_witnesses(folder: Path) -> dict[str, dict[str, str]]:
+    """Every acknowledged field with its newest value, by call SID."""
+    calls: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                told = json.loads(line)
+                calls.setdefault(told["call_sid"], {}).update(told["fields"])
+    return calls
+
+
+class WitnessedRecorder(CallRecorder):
+    """A recorder that notes what is recorded, and tells its witness once Redis has acknowledged it."""
+
+    def __init__(self, call_sid: str, witness: Witness, **state: object) -> None:
+        self._witness = witness
+        self._noted: dict[str, str] = {}
+        super().__init__(call_sid, **state)  # type: ignore[arg-type]  # only state fields are given here
+        self._note(state)
+
+    def set(self, **fields: object) -> None:
+        """As the recorder does, and noted."""
+        super().set(**fields)
+        self._note(fields)
+
+    def _add_event(self, name: str, value: bytes, at: str) -> None:
+        super()._add_event(name, value, at)
+        self._noted[name] = value.decode()
+
+    async def acknowledge(self, patience: float) -> bool:
+        """Wait until Redis has all that was recorded; False if that takes longer than `patience` seconds."""
+        if not await self.flush(patience):
+            return False
+        self._witness.acknowledged(self.call_sid, self._noted)
+        self._noted = {}
+        return True
+
+    def _note(self, fields: Mapping[str, object]) -> None:
+        for name, value in fields.items():
+            if value is not None:
+                self._noted[name] = field_text(value)
+
+
+def field_text(value: object) -> str:
+    """A field of a live session as it is written there: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
