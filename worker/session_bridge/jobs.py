@@ -183,7 +183,8 @@ async def _keep_arq_running(bridge: Bridge) -> None:
             log.warning("arq.waiting", reason=str(error).splitlines()[0] if str(error) else type(error).__name__)
         finally:
             with contextlib.suppress(RedisError, OSError, asyncio.CancelledError):
-                await worker.close()
+                # In a task of its own: this one may be cancelled, and then Python before 3.11.3 closes nothing in it.
+                await asyncio.shield(asyncio.create_task(worker.close()))
         await asyncio.sleep(_RESTART_SECONDS)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
@@ -60,7 +61,8 @@ class DrainLoop:
 
     async def run(self) -> None:
         """Work until `stop`. Servers that are away are waited for; only a bug ends this otherwise."""
-        beside = [asyncio.create_task(self._listen()), asyncio.create_task(self._show_life())]
+        channel = self.redis.pubsub(ignore_subscribe_messages=True)
+        beside = [asyncio.create_task(self._listen(channel)), asyncio.create_task(self._show_life())]
         try:
             while not self._stopping.is_set():
                 await self._look()
@@ -68,6 +70,7 @@ class DrainLoop:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            await _close(channel)
             with contextlib.suppress(RedisUnavailableError):
                 await self.overview.leaves(self.name)
 
@@ -172,15 +175,15 @@ class DrainLoop:
     async def _wait(self, seconds: float) -> None:
         await _first(asyncio.sleep(seconds), (self._stopping if self._pause else self._woken).wait())
 
-    async def _listen(self) -> None:
+    async def _listen(self, channel: PubSub) -> None:
         """Wake the loop at each message on the channel, for as long as Redis lets us listen."""
         while True:
             with contextlib.suppress(RedisError, OSError):
-                async with self.redis.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(self.keys.wake)
-                    while True:
-                        if await channel.get_message(timeout=5):
-                            self._woken.set()
+                await channel.subscribe(self.keys.wake)
+                while True:
+                    if await channel.get_message(timeout=5):
+                        self._woken.set()
+            await _close(channel)
             await asyncio.sleep(1)
 
     async def _show_life(self) -> None:
@@ -188,6 +191,11 @@ class DrainLoop:
             with contextlib.suppress(RedisUnavailableError):
                 await self.overview.sign_of_life(self.name)
             await asyncio.sleep(_LIFE_SECONDS)
+
+
+async def _close(channel: PubSub) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        await channel.aclose()
 
 
 async def _first(*waits: Coroutine[None, None, object]) -> None:
