@@ -155,7 +155,8 @@ def test_a_signal_ends_up_and_its_servers(
 
 def test_an_interrupt_while_it_starts_leaves_nothing(folder: Path, start: Callable[..., Running]) -> None:
     up = start("up", "--exit")
-    time.sleep(1.5)  # initdb takes longer than this, and Python's own start less
+    # Its folder is made just before initdb, which takes its time.
+    Running.until((folder / ".session-bridge" / "postgres").exists)
     assert up.end(signal.SIGINT) != 0
     assert "Traceback" not in up.complaints
     # A server that was on its way up ends a moment after the process that started it.
