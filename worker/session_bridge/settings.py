@@ -94,7 +94,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("redis_url", "queue_redis_url")
+    @field_validator("queue_redis_url")
     @classmethod
     def _redis_address(cls, value: str | None) -> str | None:
         if value is not None:
