@@ -18,6 +18,7 @@ from session_bridge.doctor.deployment_checks import DEPLOYMENT_CHECKS
 from session_bridge.doctor.pooler import connect as connect_to_postgres
 from session_bridge.doctor.postgres_checks import POSTGRES_CHECKS
 from session_bridge.doctor.redis_checks import REDIS_CHECKS, recall
+from session_bridge.errors import SettingsError
 from session_bridge.live.server import connect as connect_to_redis
 from session_bridge.service import addresses
 from session_bridge.settings import Settings, without_password
@@ -55,7 +56,7 @@ async def _patient(settings: Settings) -> AsyncIterator[Patient]:
 async def _open_redis(url: str, stack: AsyncExitStack) -> Redis | Absent:
     try:
         redis = await stack.enter_async_context(connect_to_redis(url))
-    except (ValueError, TypeError):
+    except (SettingsError, ValueError, TypeError):
         # The error may quote the address, and with it the password.
         return Absent("REDIS_URL is not an address of Redis", "write it as redis://user:password@host:6379/0")
     where = f"Redis at {without_password(url)}"
