@@ -91,10 +91,6 @@ ON CONFLICT DO NOTHING;
 SELECT session_id, digest, reason = 'cleaned' AS cleaned
 FROM call_session_rejects WHERE session_id = ANY(%(session_ids)s);
 
--- name: archived_sessions
--- Calls as they are archived.
-SELECT * FROM call_sessions WHERE id = ANY(%(session_ids)s);
-
 -- name: archived_transcripts
 -- What a second reading of transcript_history is joined to.
 SELECT session_id, transcript_history::text FROM call_transcripts
@@ -103,11 +99,6 @@ WHERE session_id = ANY(%(session_ids)s) AND transcript_history IS NOT NULL;
 -- name: archived_analyses
 -- The analyses of these calls.
 SELECT session_id, data::text FROM call_analysis WHERE session_id = ANY(%(session_ids)s);
-
--- name: archived_chunks
--- The retrieved chunks of these calls, with their text.
-SELECT * FROM call_rag_chunk_texts WHERE session_id = ANY(%(session_ids)s)
-ORDER BY session_id, event_id, chunk_rank;
 
 -- name: enter_dead
 -- A session that could not be archived.
