@@ -133,11 +133,25 @@ def test_a_call_that_runs_out_of_time_dies_alone(deployment: Any, call_fields: A
     worker.stop()
 
 
-def test_a_call_that_kills_its_worker_dies_alone(deployment: Any, proxy_to: Any, until: Any, call_fields: Any) -> None:
+@pytest.mark.parametrize("size", ["usual", "huge"])
+def test_a_call_that_kills_its_worker_dies_alone(
+    deployment: Any, proxy_to: Any, until: Any, call_fields: Any, size: str
+) -> None:
     proxy, through = proxy_to(deployment.database_url)
     neighbours = ["CA1", "CA2", "CA3"]
-    for sid in ("CAdeadly", *neighbours):
+    deadly_fields = call_fields("CAdeadly") | ({"notes": "x" * 2_000_000} if size == "huge" else {})
+    deployment.write("CAdeadly", deadly_fields)
+    for sid in neighbours:
         deployment.write(sid)
+    # Slow as they are, its neighbours would be in hand at each kill if they were drained beside it.
+    deployment.rows(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$"
+    )
+    deployment.rows(
+        "CREATE TRIGGER slow BEFORE INSERT ON call_sessions FOR EACH ROW "
+        "WHEN (NEW.call_sid <> 'CAdeadly') EXECUTE FUNCTION dawdle()"
+    )
     deployment.redis.zadd("session-bridge:ready", {"CAdeadly": 1, "CA1": 2, "CA2": 3, "CA3": 4})
     kills = 0
 
@@ -154,8 +168,8 @@ def test_a_call_that_kills_its_worker_dies_alone(deployment: Any, proxy_to: Any,
     deployment.until_archived(*neighbours)
     until(lambda: deployment.is_gone("CAdeadly"))
     assert kills == 4
-    [(sid, reason)] = deployment.rows("SELECT call_sid, reason FROM dead_sessions")
-    assert (sid, reason) == ("CAdeadly", "fatal")
+    [(sid, reason, fields)] = deployment.rows("SELECT call_sid, reason, fields FROM dead_sessions")
+    assert (sid, reason, fields) == ("CAdeadly", "fatal", len(deadly_fields))
     for sid in neighbours:
         assert deployment.said(sid) == [f"{sid} says 0", f"{sid} says 1"]
 

@@ -30,6 +30,7 @@ from session_bridge.archive.reader import read_back
 from session_bridge.archive.writer import write
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
+from session_bridge.drain.company import Company
 from session_bridge.drain.prepare import DrainRules, Prepared, Reading, prepare, read
 from session_bridge.drain.values import clean_text
 from session_bridge.errors import (
@@ -45,7 +46,8 @@ log = structlog.get_logger(__name__)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-# After so many claims without an outcome a call is drained alone; if that has none either, it is dead.
+# After so many claims without an outcome a call is suspicious, and drained alone. Only one that has no outcome even
+# then is dead: in company it may have been another's fault.
 _SUSPICIOUS = 3
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
 
@@ -76,6 +78,7 @@ class Drainer:
         self._connections = connections
         self._rules = rules
         self._writing = asyncio.Semaphore(concurrency)
+        self._company = Company()
         self._owed: list[Claim] = []
         self.counts = DrainCounts()
 
@@ -88,14 +91,12 @@ class Drainer:
         try:
             await self._pay_debts()
             async with self._kept(claims):
-                suspects = [claim for claim in claims if claim.times > _SUSPICIOUS]
-                # One at a time: whichever it is that kills the worker must not have another in hand with it.
-                for claim in suspects[1:]:
-                    await self._live.settle(claim, "kept")
                 if usual := [claim for claim in claims if claim.times <= _SUSPICIOUS]:
-                    await self._drain_batch(usual)
-                if suspects:
-                    await self._drain_alone(suspects[0])
+                    async with self._company.beside_others():
+                        await self._drain_batch(usual)
+                for suspect in claims:
+                    if suspect.times > _SUSPICIOUS:
+                        await self._drain_suspect(suspect)
         except ArchiveUnavailableError:
             await self._give_back(claims, delay_seconds=1)
             raise
@@ -200,15 +201,19 @@ class Drainer:
         # Between two calls the connections beside this one get their turn.
         await asyncio.sleep(0)
 
-    async def _drain_alone(self, claim: Claim) -> None:
-        if claim.times == _SUSPICIOUS + 1:
-            log.warning("drain.alone", call_sid=claim.call_sid, claims=claim.times)
-            await self._drain_batch([claim])
+    async def _drain_suspect(self, claim: Claim) -> None:
+        if claim.was_alone:
+            book = await look_up(self._connections, [claim.call_sid])
+            [snapshot] = await self._live.read([claim])
+            if snapshot.unread:
+                await self._live.read_huge(snapshot)
+            error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
+            await self._bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
             return
-        book = await look_up(self._connections, [claim.call_sid])
-        [snapshot] = await self._live.read([claim])
-        error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
-        await self._bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
+        async with self._company.alone():
+            if await self._live.note_alone(claim):
+                log.warning("drain.alone", call_sid=claim.call_sid, claims=claim.times)
+                await self._drain_batch([claim])
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
-from session_bridge.live.sessions import redis_errors
+from session_bridge.live.sessions import ALONE_COUNTS, redis_errors
 
 _AT_ONCE = 1000
 # A worker says every few seconds that it runs; after so long without a word it is taken for gone.
@@ -105,7 +105,7 @@ class Overview:
             ttl / 1000 if ttl >= 0 else None,
             due,
             int(attempts or 0),
-            int(claims or 0),
+            int(claims or 0) % ALONE_COUNTS,
         )
 
     async def sign_of_life(self, worker: str) -> None:

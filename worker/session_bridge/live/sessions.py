@@ -22,6 +22,7 @@ from session_bridge.errors import RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
 from session_bridge.recorder.batch import is_away
 
+_ALONE = Script.load("alone")
 _CLAIM = Script.load("claim")
 _RENEW = Script.load("renew")
 _RELEASE = Script.load("release")
@@ -31,6 +32,8 @@ _SETTLE = Script.load("settle")
 # A session up to this size is read and compared in one piece; above it, field by field in pieces of this size.
 WHOLE_BYTES = 1 << 20
 _FIELDS_AT_ONCE = 1000
+# What the in-hand hash counts for a call that a worker had in hand alone, beside its claims.
+ALONE_COUNTS = 1_000_000
 
 
 class Queue(StrEnum):
@@ -44,7 +47,8 @@ class Queue(StrEnum):
 class Claim:
     """One call SID in this worker's hands.
 
-    `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included.
+    `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included, and
+    `was_alone` says that in one of them its worker had nothing else in hand.
     `due_ms` is when it was due, in milliseconds since 1970: a whole number if it was asked for, a fraction if a lease
     on it ran out.
     """
@@ -54,6 +58,7 @@ class Claim:
     score: bytes
     times: int = 1
     due_ms: float = 0.0
+    was_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,24 @@ class LiveSessions:
             reply = await run_one(self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], arguments)
         score, next_due, *members = cast("list[bytes]", reply)
         taken = [
-            Claim(sid.decode("utf-8", "surrogateescape"), queue, score, int(times), float(due))
+            Claim(
+                sid.decode("utf-8", "surrogateescape"),
+                queue,
+                score,
+                times=int(times) % ALONE_COUNTS,
+                due_ms=float(due),
+                was_alone=int(times) > ALONE_COUNTS,
+            )
             for sid, times, due in zip(members[::3], members[1::3], members[2::3], strict=True)
         ]
         return Claims(taken, int(next_due) / 1000 if next_due else None)
+
+    async def note_alone(self, claim: Claim) -> bool:
+        """Note that nothing else is in this worker's hands while it has `claim`; False if it is ours no more."""
+        arguments: list[Argument] = [self._sid(claim), claim.score, ALONE_COUNTS]
+        async with self._scores, redis_errors():
+            keys: list[str | bytes] = [self._queue(claim.queue), self._keys.in_hand]
+            return bool(await run_one(self._redis, _ALONE, keys, arguments))
 
     async def renew(self, claims: Sequence[Claim], lease_seconds: float) -> None:
         """Prolong the leases that are still ours; the others keep a score that will match nothing."""

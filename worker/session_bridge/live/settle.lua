@@ -4,14 +4,13 @@
 --   'empty'  remove the request only if the live session is gone,
 --   'done'   remove it whatever is left (a checkpoint),
 --   'later'  keep it, due again after the delay, and count this claim as one without an outcome,
---   'given'  keep it, due again after the delay,
---   'kept'   like 'given', and what is counted of earlier claims stays.
+--   'given'  keep it, due again after the delay.
 -- Returns 'settled', 'left' (something is left and due again), 'withdrawn' or 'requested'.
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
 local how = ARGV[4]
 if how == 'later' and score then
   redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
-elseif how ~= 'kept' or not score then
+else
   redis.call('HDEL', KEYS[3], ARGV[1])
 end
 if not score then
