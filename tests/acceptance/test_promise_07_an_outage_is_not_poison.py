@@ -158,7 +158,7 @@ def test_a_call_that_kills_its_worker_dies_alone(
     while deployment.state("CAdeadly") != "dead":
         assert kills < 8, "it goes on killing"
         deadly = proxy.hold('COPY "call_sessions"', "CAdeadly")
-        worker = deployment.begin_worker(DATABASE_URL=through, LEASE_SECONDS=2, SWEEP_SECONDS=3600)
+        worker = deployment.begin_worker(DATABASE_URL=through, LEASE_SECONDS=4, SWEEP_SECONDS=3600)
         until(lambda: deadly.reached or deployment.state("CAdeadly") == "dead")  # noqa: B023
         if deadly.reached:
             worker.kill()

@@ -125,7 +125,7 @@ def test_up_archives_every_call_it_plays_and_ends(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "5 of 5 calls archived" in done.stdout
     assert re.search(r"^call_sessions +5$", done.stdout, re.MULTILINE)
-    assert re.search(r"median \d+ ms, p99 \d+ ms", done.stdout)
+    assert re.search(r"median [\d,]+ ms, p99 [\d,]+ ms", done.stdout)
     assert re.search(r"^  0:0\d  \S+ +\S", done.stdout, re.MULTILINE), "no transcript"
     assert "call_session_rejects" not in done.stdout
     assert done.stderr == ""

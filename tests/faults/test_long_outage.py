@@ -85,7 +85,11 @@ def test_postgresql_is_away_longer_than_the_ttl(
         assert not deployment.redis.hgetall(f"{NAMESPACE}:{name}")
 
     own_postgres.start()
-    until(lambda: not deployment.redis.zcard(f"{NAMESPACE}:ready"), "the backlog was not drained", 120)
+    try:
+        until(lambda: not deployment.redis.zcard(f"{NAMESPACE}:ready"), "the backlog was not drained", 240)
+    except AssertionError as error:
+        error.add_note(f"{deployment.redis.zcard(f'{NAMESPACE}:ready')} left; the worker said {worker.lines[-30:]}")
+        raise
     counts = dict(deployment.rows("SELECT state, count(*) FROM call_sids WHERE call_sid LIKE 'CA%' GROUP BY state"))
     assert counts == {"archived": CALLS}
     assert deployment.value("SELECT count(*) FROM call_messages WHERE content LIKE 'CA%'") == 2 * CALLS
