@@ -54,31 +54,33 @@ class Inquiry:
         return Suspect(provider, question, look.state["status"]) if provider.can_ask(question) else None
 
     async def ask(self, suspects: Sequence[Suspect], report: Counter[str], *, limit: int, seconds: float) -> int:
-        """Ask about those whose turn it is, for about so many seconds; returns how many drains were asked for.
+        """Ask about those whose turn it is; returns how many drains were asked for.
 
-        `report` counts the answers; of `limit` drains at most. What is not asked now is so by a later sweep. Raises
-        RedisUnavailableError.
+        `report` counts the answers; of `limit` drains at most. After so many seconds nobody more is asked, and only
+        what was asked is waited for: the rest is a later sweep's. Raises RedisUnavailableError.
         """
         if not suspects:
             return 0
         due = set(await self._questions.due([suspect.question.call_sid for suspect in suspects]))
-        round_ = _Round(deque(suspect for suspect in suspects if suspect.question.call_sid in due), report, limit)
+        round_ = _Round(
+            deque(suspect for suspect in suspects if suspect.question.call_sid in due),
+            report,
+            limit,
+            asyncio.get_running_loop().time() + min(seconds, _LONGEST_SECONDS),
+        )
         tasks = [asyncio.create_task(self._work(round_)) for _ in range(min(_AT_ONCE, len(round_.waiting)))]
         try:
-            if tasks:
-                # A question that is cut off costs its call nothing but a minute.
-                await asyncio.wait(tasks, timeout=min(seconds, _LONGEST_SECONDS))
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
         return round_.rescued
 
     async def _work(self, round_: _Round) -> None:
-        while round_.waiting and round_.rescued + round_.asking < round_.limit:
+        while round_.goes_on and asyncio.get_running_loop().time() < round_.until:
             suspect = round_.waiting.popleft()
             round_.asking += 1
             try:
@@ -129,5 +131,11 @@ class _Round:
     waiting: deque[Suspect]
     report: Counter[str]
     limit: int
+    until: float
     asking: int = 0
     rescued: int = 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is one to ask about, and room for the drain it may need."""
+        return bool(self.waiting) and self.rescued + self.asking < self.limit
