@@ -186,6 +186,28 @@ async def test_every_word_for_an_end(open_with: Any, played: Any, said: str, sta
     assert call["ended_at"].isoformat() == "2026-11-20T10:05:00+00:00"
 
 
+@pytest.mark.parametrize("by", ["the asking", "a callback"])
+async def test_a_writers_word_does_not_replace_its_providers(open_with: Any, played: Any, by: str) -> None:
+    bridge = await open_with()
+    await silent(bridge)
+    if by == "the asking":
+        played.answers[path_of(SID)] = (200, {}, twilio("busy"))
+        await sweep(bridge)
+        await bridge.drain()
+    else:
+        await bridge.ask(SID, status="completed")
+        await bridge.drain()
+        assert (await bridge.call(SID))["status"] == "completed"
+        await bridge.ask(SID, status="busy", status_by="twilio")
+        await bridge.drain()
+    assert (await bridge.call(SID))["status"] == "busy"
+    # The session manager comes late, and knows less.
+    await bridge.ask(SID, status="completed", last_activity_at=str(time.time()))
+    await bridge.drain()
+    call = await bridge.call(SID)
+    assert (call["status"], call["status_by"], call["generation"]) == ("busy", "twilio", 1)
+
+
 def redirect(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(302)
     handler.send_header("Location", path_of(OTHER))

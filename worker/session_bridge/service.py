@@ -45,6 +45,7 @@ class Bridge:
     scan: SessionScan
     sweeper: Sweeper
     directory: Directory
+    inquiry: Inquiry
 
     @property
     def queue_redis_url(self) -> str:
@@ -131,7 +132,9 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
         directory = Directory(settings)
         inquiry = Inquiry(directory, Questions(redis, keys, question_rules(settings)), scan)
         sweeper = Sweeper(scan, connections, sweep_rules, inquiry)
-        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, directory)
+        bridge = Bridge(
+            settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, directory, inquiry
+        )
         try:
             if check:
                 await bridge.check()

@@ -38,12 +38,13 @@ class Suspect:
 
 
 class Inquiry:
-    """Asks about silent calls, a few at a time."""
+    """Asks about silent calls, a few at a time. `answers` counts what it heard since it began."""
 
     def __init__(self, directory: Directory, questions: Questions, scan: SessionScan) -> None:
         self._directory = directory
         self._questions = questions
         self._scan = scan
+        self.answers: Counter[str] = Counter()
 
     def suspect(self, look: Look) -> Suspect | None:
         """This session as one to ask about, if there is somebody to ask."""
@@ -101,7 +102,8 @@ class Inquiry:
             answer = await suspect.provider.ask(suspect.question)
         except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the call
             answer = Answer(Word.UNKNOWN, f"a bug of the bridge, please report it: {type(error).__name__}")
-        round_.report[answer.word] += 1
+        for count in (round_.report, self.answers):
+            count[answer.word] += 1
         log.info("sweep.asked", call_sid=sid, provider=name, answer=answer.word.value, why=answer.why)
         if answer.pause_seconds:
             await self._questions.pause(name, answer.pause_seconds)
