@@ -142,7 +142,7 @@ async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
     A server that goes away is waited for. The first partitions are made before the first drain. Raises
     MissingExtraError if providers are to be asked and there is nothing to ask them with.
     """
-    bridge.directory.require_extra()
+    await asyncio.to_thread(bridge.directory.prepare)
     async with serve_health(bridge, bridge.settings.health_host, bridge.settings.health_port):
         await _work(bridge, stop)
 

@@ -38,6 +38,15 @@ class Directory:
                 "pip install 'call-session-bridge[liveness]', or set SESSION_BRIDGE_QUESTIONS_PER_MINUTE=0"
             )
 
+    def prepare(self) -> None:
+        """Get ready to ask, which takes half a second: a process that has other work does it in a thread beforehand.
+
+        Raises MissingExtraError.
+        """
+        self.require_extra()
+        if self._makers and not self._providers:
+            self._open()
+
     def find(self, name: str) -> Provider | None:
         """The provider that a live session calls by `name`, if it can be asked."""
         name = name.strip().lower()
