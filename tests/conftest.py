@@ -8,11 +8,13 @@ import json
 import os
 import select
 import socket
+import ssl
 import struct
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -274,6 +276,82 @@ def proxy_to() -> Iterator[Callable[[str], tuple[Proxy, str]]]:
         proxy.close()
 
 
+# -- a provider's API -------------------------------------------------------------------------------------------------
+
+
+class PlayedProvider:
+    """A real HTTP server that answers as a provider's API does.
+
+    `answers` are by path, each a status, headers and a body, or a function that has the request handler to itself;
+    `otherwise` is for all other paths. `asked` has what came: method, path, headers and body.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.answers: dict[str, Any] = {}
+        self.otherwise: Any = (500, {}, "no answer is prepared")
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.released = threading.Event()
+        played = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                played._answer(self)
+
+            def do_POST(self) -> None:
+                played._answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's own name
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that hangs up is no news."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port: int = self._server.server_address[1]
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        path = handler.path.partition("?")[0]
+        answer = self.answers.get(path, self.otherwise)
+        self.asked.append((handler.command, handler.path, dict(handler.headers), body))
+        if callable(answer):
+            answer(handler)
+            return
+        status, headers, said = answer
+        raw = said.encode() if isinstance(said, str) else said if isinstance(said, bytes) else json.dumps(said).encode()
+        handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(raw)
+
+    def hang(self, handler: BaseHTTPRequestHandler) -> None:
+        """Take the request, and say nothing."""
+        handler.close_connection = True
+        self.released.wait(60)
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def played() -> Iterator[PlayedProvider]:
+    """A provider's API for the test to play."""
+    with contextlib.closing(PlayedProvider()) as provider:
+        yield provider
+
+
 # -- a bridge inside the test -----------------------------------------------------------------------------------------
 
 
@@ -350,7 +428,7 @@ async def bridge_with(redis_url: str, database_url: str) -> AsyncIterator[Callab
     ):
 
         async def begin(**settings: object) -> OpenBridge:
-            given = load_settings(redis_url=redis_url, database_url=database_url, **settings)
+            given = load_settings(**{"redis_url": redis_url, "database_url": database_url, **settings})
             return OpenBridge(await stack.enter_async_context(open_bridge(given)), connection)
 
         yield begin

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-METRIC = re.compile(r'# (HELP|TYPE) session_bridge_\w+ .+|session_bridge_\w+(\{state="\w+"\})? \d+(\.\d+)?')
+METRIC = re.compile(r'# (HELP|TYPE) session_bridge_\w+ .+|session_bridge_\w+(\{(state|answer)="\w+"\})? \d+(\.\d+)?')
 
 
 def begin(deployment: Any, **settings: object) -> tuple[Any, int]:
@@ -61,6 +61,7 @@ def test_a_worker_at_work(deployment: Any, until: Any) -> None:
     assert (told["archived_total"], told["merged_total"], told["rejects_total"]) == (1, 1, 1)
     assert (told["dead_total"], told["lost_total"], told["checkpointed_total"]) == (0, 0, 0)
     assert (told['waiting{state="due"}'], told['waiting{state="later"}'], told['waiting{state="leased"}']) == (0, 1, 0)
+    assert {told[f'questions_total{{answer="{word}"}}'] for word in ("live", "ended", "unknown")} == {0}
     assert (told["oldest_waiting_seconds"], told["checkpoints_waiting"], told["workers"], told["ready"]) == (0, 0, 1, 1)
     assert (told['calls{state="archived"}'], told['calls{state="dead"}']) == (1, 0)
     worker.stop()

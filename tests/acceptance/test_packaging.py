@@ -163,6 +163,22 @@ def test_up_without_the_embedded_extra_says_which_to_install(worker: Environment
     assert "Traceback" not in done.stderr
 
 
+def test_credentials_without_the_liveness_extra_say_which_to_install(
+    worker: Environment, database_url: str, redis_url: str
+) -> None:
+    addresses = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    given = {"SESSION_BRIDGE_TWILIO_ACCOUNT_SID": "AC" + "0" * 32, "SESSION_BRIDGE_TWILIO_AUTH_TOKEN": "opensesame"}
+    for command in ("worker", "sweep"):
+        done = worker.run("session-bridge", command, environment=addresses | given)
+        assert done.returncode != 0
+        assert "pip install 'call-session-bridge[liveness]'" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "opensesame" not in done.stderr
+    # Where nobody is to be asked, nothing is missing.
+    quiet = worker.run("session-bridge", "sweep", environment=addresses)
+    assert quiet.returncode == 0, quiet.stderr
+
+
 # -- the checkout -----------------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,16 @@
-"""Promise 9: silence is not an end; only a long one closes a call, and a sign of life opens it again."""
+"""Promise 9: silence is not an end; only a long one closes a call, and a sign of life opens it again.
+
+A provider that can be asked is asked before that, and only its plain word is an end.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from typing import Any
+
+import pytest
 
 SWEEPING = {"TTL_SECONDS": 3600, "SWEEP_SECONDS": 1}
 
@@ -100,4 +106,135 @@ def test_nothing_of_an_abandonment_clings_to_a_call_that_was_opened_again(
     deployment.until_archived("CA1")
     row = deployment.call("CA1")
     assert (row["status"], row["end_reason"]) == ("completed", None)
+    worker.stop()
+
+
+# -- a provider that can be asked -------------------------------------------------------------------------------------
+
+ACCOUNT, TOKEN, SID = "AC" + "0" * 32, "opensesame", "CA" + "1" * 32
+CALLER, CALLED = "+15550100", "+15550199"
+
+
+def asking(played: Any) -> dict[str, object]:
+    given = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_URL": played.url}
+    return {**SWEEPING, "IDLE_SECONDS": 1, "ABANDON_SECONDS": 1.5, **given}
+
+
+def silent(call_fields: Any, sid: str = SID) -> dict[str, str]:
+    return {**alive(call_fields, sid), "from_number": CALLER}
+
+
+def answer(played: Any, status: str, *sids: str) -> None:
+    for sid in sids or (SID,):
+        said = {"sid": sid, "status": status, "from": CALLER, "to": CALLED, "end_time": None}
+        if status == "busy":
+            said["end_time"] = "Sat, 21 Nov 2026 10:00:09 +0000"
+        played.answers[f"/2010-04-01/Accounts/{ACCOUNT}/Calls/{sid}.json"] = (200, {}, said)
+
+
+def assert_lives(deployment: Any, sid: str = SID) -> None:
+    assert deployment.asked(sid) is None, "somebody asked for its end"
+    assert deployment.redis.ttl(f"session:{sid}") == -1, "it may expire"
+    row = deployment.call(sid)
+    assert (row["status"], row["ended_at"], row["end_reason"]) == ("in_progress", None, None)
+
+
+def assert_tells_nothing(text: str) -> None:
+    basic = base64.b64encode(f"{ACCOUNT}:{TOKEN}".encode()).decode()
+    for secret in (TOKEN, basic, CALLER, CALLED, CALLER.strip("+"), CALLED.strip("+")):
+        assert secret not in text
+
+
+def test_a_call_lives_for_as_long_as_its_provider_says_so(
+    deployment: Any, call_fields: Any, until: Any, played: Any
+) -> None:
+    answer(played, "in-progress")
+    worker = deployment.worker(**asking(played))
+    deployment.write(SID, silent(call_fields))
+    for times in (1, 2, 3):
+        until(lambda times=times: len(played.asked) >= times, "its provider was not asked again")
+        until(lambda: deployment.state(SID) == "checkpointed", "it was not checkpointed")
+        assert_lives(deployment)
+    answer(played, "busy")
+    deployment.until_archived(SID)
+    row = deployment.call(SID)
+    assert (row["status"], row["status_by"], row["to_number"]) == ("busy", "twilio", CALLED)
+    assert row["ended_at"].isoformat() == "2026-11-21T10:00:09+00:00"
+    assert deployment.redis.keys("session-bridge:asked:*") == []
+    worker.stop()
+    assert {line["answer"] for line in worker.said("sweep.asked")} == {"live", "ended"}
+    assert_tells_nothing(worker.text)
+
+
+@pytest.mark.parametrize("trouble", ["500", "401", "429", "404", "hang", "away"])
+def test_an_outage_of_the_provider_ends_no_call(
+    deployment: Any, call_fields: Any, until: Any, played: Any, trouble: str
+) -> None:
+    said = json.dumps({"sid": SID, "status": "completed", "from": CALLER, "code": 20404})
+    played.otherwise = played.hang if trouble == "hang" else (int(trouble) if trouble != "away" else 500, {}, said)
+    if trouble == "429":
+        played.otherwise = (429, {"Retry-After": "1"}, said)
+    worker = deployment.worker(**asking(played), ANSWER_SECONDS=0.5)
+    if trouble == "away":
+        played.close()
+    deployment.write(SID, silent(call_fields))
+    until(lambda: worker.said("sweep.asked"), "its provider was not asked")
+    until(lambda: deployment.state(SID) == "checkpointed", "it was not checkpointed")
+    # Silence that would have ended it twice over.
+    for _ in range(30):
+        assert_lives(deployment)
+        time.sleep(0.1)
+    assert {line["answer"] for line in worker.said("sweep.asked")} == {"unknown"}
+    worker.stop()
+    assert_tells_nothing(worker.text)
+
+    # Nobody to ask any more: the settings say so, and silence decides as ever.
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=1.5)
+    deployment.until_archived(SID)
+    assert deployment.call(SID)["status"] == "abandoned"
+    assert deployment.redis.keys("session-bridge:asked:*") == []
+    worker.stop()
+
+
+def test_two_workers_ask_no_more_than_so_often_a_minute(
+    deployment: Any, call_fields: Any, until: Any, played: Any
+) -> None:
+    sids = [f"CA{number:032x}" for number in range(12)]
+    answer(played, "in-progress", *sids)
+    settings = {**asking(played), "QUESTIONS_PER_MINUTE": 5, "ABANDON_SECONDS": 2}
+    workers = [deployment.worker(**settings), deployment.begin_worker(**settings)]
+    workers[1].wait_for("worker.started")
+    began = time.monotonic()
+    for sid in sids:
+        deployment.write(sid, silent(call_fields, sid))
+    until(lambda: len(played.asked) >= 5, "nobody was asked")
+    # Many sweeps of both, in which all twelve calls are silent for too long.
+    for _ in range(60):
+        assert len(played.asked) == 5 or time.monotonic() - began > 60
+        time.sleep(0.1)
+    for sid in sids:
+        assert_lives(deployment, sid)
+    for worker in workers:
+        worker.stop()
+        assert_tells_nothing(worker.text)
+
+
+def test_a_recordings_link_opens_no_abandoned_call_again(deployment: Any, call_fields: Any, until: Any) -> None:
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=1.5)
+    deployment.write("CA1", alive(call_fields, "CA1"))
+    deployment.until_archived("CA1")
+    assert deployment.call("CA1")["status"] == "abandoned"
+    late = {
+        "recording_sid": "RE1",
+        "recording:RE1": json.dumps({"recording_sid": "RE1", "recording_url": "https://example.test/1"}),
+        "cost:1": json.dumps({"service": "llm", "amount_cents": 3}),
+        "analysis": json.dumps({"sentiment": "calm"}),
+    }
+    for drains, (name, value) in enumerate(late.items(), start=1):
+        before = deployment.value("SELECT drains FROM call_sids")
+        deployment.redis.hset("session:CA1", name, value)
+        until(lambda before=before: deployment.value("SELECT drains FROM call_sids") > before, f"{name} did not join")
+        deployment.until_archived("CA1")
+        row = deployment.call("CA1")
+        assert (row["status"], row["generation"]) == ("abandoned", 1), (drains, name)
     worker.stop()

@@ -460,6 +460,54 @@ def test_an_outcome_function_that_is_not_there(redis_url: str, database_url: str
     assert findings(redis_url, database_url, outcome="nowhere:decide")["deployment.outcome"].verdict == "problem"
 
 
+def twilio(url: str, **more: object) -> dict[str, object]:
+    return {"twilio_account_sid": "AC" + "0" * 32, "twilio_auth_token": "opensesame", "twilio_url": url, **more}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (200, {"calls": []}, "ok"),
+        (401, {"code": 20003}, "problem"),
+        (403, {}, "problem"),
+        (404, {"code": 20404}, "problem"),
+        (429, "", "unknown"),
+        (500, "", "unknown"),
+        (200, "gibberish", "unknown"),
+    ],
+)
+def test_a_provider_that_is_to_be_asked(
+    redis_url: str, database_url: str, played: Any, *, status: int, body: object, verdict: str
+) -> None:
+    played.otherwise = (status, {}, body)
+    given = {"exotel_account_sid": "acme1", "exotel_api_key": "key", "exotel_api_token": "opensesame"}
+    given |= {"livekit_url": played.url, "livekit_api_key": "key", "livekit_api_secret": "opensesame"}
+    if verdict == "ok":
+        played.answers["/twirp/livekit.RoomService/ListRooms"] = (200, {}, {"rooms": []})
+    found = findings(redis_url, database_url, **twilio(played.url, exotel_url=played.url, **given))
+    for name in ("twilio", "exotel"):
+        finding = found[f"providers.{name}"]
+        assert finding.verdict == verdict, finding
+        assert status == 200 or str(status) in finding.found
+    if status != 404:
+        assert found["providers.livekit"].verdict == verdict
+    assert "opensesame" not in str(found)
+    assert "SESSION_BRIDGE_TWILIO_AUTH_TOKEN" in found["providers.twilio"].do or verdict != "problem"
+
+
+def test_a_provider_that_is_not_asked(redis_url: str, database_url: str, played: Any) -> None:
+    found = findings(redis_url, database_url)
+    assert {found[f"providers.{name}"].verdict for name in ("twilio", "exotel", "livekit")} == {"ok"}
+    # The token alone serves to check signatures.
+    half = findings(redis_url, database_url, twilio_auth_token="opensesame")["providers.twilio"]
+    assert (half.verdict, "SESSION_BRIDGE_TWILIO_ACCOUNT_SID" in half.do) == ("advice", True)
+    nobody = findings(redis_url, database_url, **twilio(played.url, questions_per_minute=0))["providers.twilio"]
+    assert (nobody.verdict, "QUESTIONS_PER_MINUTE" in nobody.found) == ("ok", True)
+    away = findings(redis_url, database_url, **twilio(f"http://127.0.0.1:{free_port()}"))["providers.twilio"]
+    assert (away.verdict, "cannot be reached" in away.found) == ("unknown", True)
+    assert played.asked == []
+
+
 def test_calls_that_wait_with_no_worker(redis_url: str, database_url: str) -> None:
     found = findings(redis_url, database_url)
     assert (found["calls.workers"].verdict, found["calls.waiting"].verdict) == ("advice", "ok")

@@ -23,6 +23,7 @@ from session_bridge.archive.book import states
 from session_bridge.errors import BridgeError, SettingsError
 from session_bridge.live.overview import Waiting
 from session_bridge.live.sessions import redis_errors
+from session_bridge.providers.answer import Word
 from session_bridge.service import Bridge
 
 log = structlog.get_logger(__name__)
@@ -141,6 +142,8 @@ class _Health:
         lines = []
         for name, meaning in _COUNTERS.items():
             lines += _metric(f"{name}_total", "counter", f"{meaning}, by this worker", {"": done[name]})
+        answers = {f'{{answer="{word}"}}': self.bridge.inquiry.answers[word] for word in Word}
+        lines += _metric("questions_total", "counter", "questions to providers whether a call lives", answers)
         lines += _metric("ready", "gauge", "1 while both servers serve this worker", {"": int(not why)})
         if waiting is not None:
             states_of_requests = {"due": waiting.due, "later": waiting.later, "leased": waiting.leased}

@@ -139,8 +139,10 @@ def _every(seconds: float) -> dict[str, set[int]]:
 async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
     """Be a worker until `stop` is set; then finish what is under way, or hand it back.
 
-    A server that goes away is waited for. The first partitions are made before the first drain.
+    A server that goes away is waited for. The first partitions are made before the first drain. Raises
+    MissingExtraError if providers are to be asked and there is nothing to ask them with.
     """
+    await asyncio.to_thread(bridge.directory.prepare)
     async with serve_health(bridge, bridge.settings.health_host, bridge.settings.health_port):
         await _work(bridge, stop)
 

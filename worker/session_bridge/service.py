@@ -17,12 +17,17 @@ from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
 from session_bridge.live.overview import Overview
+from session_bridge.live.questions import QuestionRules, Questions
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.server import claim_archive, connect, require_usable
 from session_bridge.live.sessions import LiveSessions
+from session_bridge.providers.directory import Directory
 from session_bridge.settings import Settings, without_password
+from session_bridge.sweep.inquiry import Inquiry
 from session_bridge.sweep.rules import SweepRules
 from session_bridge.sweep.sweeper import Sweeper
+
+_FIRST_WAIT_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -39,6 +44,8 @@ class Bridge:
     overview: Overview
     scan: SessionScan
     sweeper: Sweeper
+    directory: Directory
+    inquiry: Inquiry
 
     @property
     def queue_redis_url(self) -> str:
@@ -79,6 +86,17 @@ def archive_of(settings: Settings) -> ArchiveConnections:
     )
 
 
+def question_rules(settings: Settings) -> QuestionRules:
+    """The rules by which these settings have providers asked whether a call lives."""
+    return QuestionRules(
+        per_minute=settings.questions_per_minute,
+        # From one answer that it lives to the next question: as long as silence may last.
+        vouch_seconds=settings.abandon_seconds,
+        first_wait_seconds=min(_FIRST_WAIT_SECONDS, settings.abandon_seconds),
+        keep_seconds=2 * max(settings.abandon_seconds, settings.not_found_seconds),
+    )
+
+
 @asynccontextmanager
 async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterator[Bridge]:
     """The bridge of these settings, its servers checked first unless told otherwise, and closed at the end."""
@@ -111,8 +129,15 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             settings.checkpoint_seconds,
             settings.zone,
         )
-        sweeper = Sweeper(scan, connections, sweep_rules)
-        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper)
-        if check:
-            await bridge.check()
-        yield bridge
+        directory = Directory(settings)
+        inquiry = Inquiry(directory, Questions(redis, keys, question_rules(settings)), scan)
+        sweeper = Sweeper(scan, connections, sweep_rules, inquiry)
+        bridge = Bridge(
+            settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, directory, inquiry
+        )
+        try:
+            if check:
+                await bridge.check()
+            yield bridge
+        finally:
+            await directory.close()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.asyncio.connection import parse_url
 
@@ -78,6 +78,26 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(10, ge=0, description="how long SIGTERM waits for drains under way")
     sweep_keys: int = Field(10_000, ge=1, description="keys a sweep looks at in one run")
     sweep_limit: int = Field(1000, ge=1, description="calls a sweep asks to be drained in one run")
+    questions_per_minute: int = Field(
+        60, ge=0, le=100_000, description="most questions a minute to providers whether a call lives; 0 asks nobody"
+    )
+    answer_seconds: float = Field(5, ge=0.1, le=10, description="how long a provider has for its answer")
+    not_found_seconds: float = Field(
+        86_400, gt=0, description="how long a provider must go on not knowing a silent call before it is abandoned"
+    )
+    twilio_account_sid: str | None = Field(None, description="Twilio account to ask whether a call lives")
+    twilio_auth_token: SecretStr | None = Field(None, description="its auth token")
+    twilio_api_key: str | None = Field(None, description="an API key of it (SK…), instead of the auth token")
+    twilio_api_secret: SecretStr | None = Field(None, description="that key's secret")
+    twilio_url: str = Field("https://api.twilio.com", description="Twilio's API; another one for another region")
+    exotel_account_sid: str | None = Field(None, description="Exotel account to ask whether a call lives")
+    exotel_api_key: str | None = Field(None, description="its API key")
+    exotel_api_token: SecretStr | None = Field(None, description="its API token")
+    exotel_url: str = Field("https://api.exotel.com", description="Exotel's API; https://api.in.exotel.com for Mumbai")
+    exotel_time_zone: str = Field("Asia/Kolkata", description="zone of Exotel's times, which come without one")
+    livekit_url: str | None = Field(None, description="LiveKit server to ask whether a room lives (wss:// or https://)")
+    livekit_api_key: str | None = Field(None, description="its API key")
+    livekit_api_secret: SecretStr | None = Field(None, description="that key's secret")
     health_port: int | None = Field(
         None, ge=0, le=65_535, description="port of a worker's /live, /ready and /metrics; none if not set, 0 for any"
     )
@@ -107,7 +127,14 @@ class Settings(BaseSettings):
                 ) from error
         return value
 
-    @field_validator("time_zone")
+    @field_validator("twilio_url", "exotel_url", "livekit_url")
+    @classmethod
+    def _provider_address(cls, value: str | None) -> str | None:
+        if value is not None and not is_provider_address(value):
+            raise ValueError("not the address of an API: write https://host, without user, password or query")
+        return value
+
+    @field_validator("time_zone", "exotel_time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
         try:
@@ -196,6 +223,17 @@ def setting_lines(settings: Settings, environment: Mapping[str, str] = os.enviro
         source = "environment" if name in environment else "default" if value == info.default else "command line"
         lines.append(SettingLine(name, shown, source, info.description or ""))
     return lines
+
+
+def is_provider_address(url: str) -> bool:
+    """Whether this can be the address of a provider's API."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc or set(url) & set(" \t\r\n"))
+    return plain and bool(parts.hostname) and parts.scheme in ("https", "http", "wss", "ws")
 
 
 def without_password(url: str) -> str:

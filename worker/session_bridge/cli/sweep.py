@@ -29,7 +29,7 @@ def sweep_command(*, dry_run: bool, limit: int | None, as_json: bool) -> None:
     report = asyncio.run(_sweep(settings, dry_run=dry_run, limit=limit or settings.sweep_limit))
     if as_json:
         decisions = [{"call_sid": sid, "action": d.action, "reason": d.reason} for sid, d in report.decisions]
-        print_json(asdict(report) | {"found": report.found, "decisions": decisions})
+        print_json(asdict(report) | {"found": report.found, "asked": report.asked, "decisions": decisions})
         return
     print_facts(
         {
@@ -38,9 +38,12 @@ def sweep_command(*, dry_run: bool, limit: int | None, as_json: bool) -> None:
             "rescued": report.rescued,
             "checkpoints": report.checkpoints,
             "missing": report.missing,
+            "asked about": sum(report.asked.values()),
             "left": report.left,
         }
     )
+    if report.asked:
+        print_table("what providers answered", ("answer", "calls"), sorted(report.asked.items()))
     if report.found:
         print_table("why", ("reason", "sessions"), sorted(report.found.items()))
     if dry_run:
@@ -62,4 +65,5 @@ async def _sweep(settings: Settings, *, dry_run: bool, limit: int) -> SweepRepor
             progress.update(task, description=f"{report.sessions:,} sessions met, {report.rescued:,} rescued")
 
         async with open_bridge(settings) as bridge:
+            bridge.directory.require_extra()
             return await bridge.sweeper.sweep(limit=limit, dry_run=dry_run, progress=show)

@@ -53,6 +53,19 @@ class Keys:
         """Hash: call SID to the number of drains that failed by its data."""
         return f"{self.namespace}:attempts"
 
+    def asked(self, call_sid: str) -> str:
+        """Hash: what was heard when a provider was asked whether this call lives, and when it may be asked again."""
+        return f"{self.namespace}:asked:{call_sid}"
+
+    @property
+    def questions(self) -> str:
+        """Sorted set: the questions to providers of the last minute, scored by their epoch millisecond."""
+        return f"{self.namespace}:questions"
+
+    def paused(self, provider: str) -> str:
+        """String with a TTL: this provider is not to be asked before it has expired."""
+        return f"{self.namespace}:paused:{provider}"
+
     @property
     def archive(self) -> str:
         """String: the identity of the archive this namespace drains into."""

@@ -17,6 +17,7 @@ from session_bridge.doctor.checks import Absent, Check, Finding, Patient, make, 
 from session_bridge.doctor.deployment_checks import DEPLOYMENT_CHECKS
 from session_bridge.doctor.pooler import connect as connect_to_postgres
 from session_bridge.doctor.postgres_checks import POSTGRES_CHECKS
+from session_bridge.doctor.provider_checks import PROVIDER_CHECKS
 from session_bridge.doctor.redis_checks import REDIS_CHECKS, recall
 from session_bridge.errors import SettingsError
 from session_bridge.live.server import connect as connect_to_redis
@@ -32,9 +33,11 @@ async def examine(settings: Settings) -> list[Finding]:
     Raises SettingsError if there are no addresses; nothing else that is wrong keeps it from answering.
     """
     async with _patient(settings) as patient:
-        # The two servers side by side; what concerns both after them.
-        redis, postgres = await asyncio.gather(_make_all(REDIS_CHECKS, patient), _make_all(POSTGRES_CHECKS, patient))
-        return [*redis, *postgres, *await _make_all((*DEPLOYMENT_CHECKS, *CALLS_CHECKS), patient)]
+        # The two servers and the providers side by side; what concerns both servers after them.
+        redis, postgres, providers = await asyncio.gather(
+            *[_make_all(checks, patient) for checks in (REDIS_CHECKS, POSTGRES_CHECKS, PROVIDER_CHECKS)]
+        )
+        return [*redis, *postgres, *await _make_all((*DEPLOYMENT_CHECKS, *CALLS_CHECKS), patient), *providers]
 
 
 async def _make_all(checks: Sequence[Check], patient: Patient) -> list[Finding]:

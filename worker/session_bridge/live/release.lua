@@ -1,5 +1,6 @@
 -- Lets a live session go, whole, if it still holds what was read and its request still is the one that was claimed.
--- KEYS: the live session, the ready set, the in-hand hash, the attempts hash.
+-- KEYS: the live session, the ready set, the in-hand hash, the attempts hash, what a provider was
+-- asked of it.
 -- ARGV: call SID, the claim's score, a separator, every field and value read, joined by that separator.
 -- The separator is random, so that no writer can arrange other fields to the same text.
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
@@ -17,4 +18,5 @@ redis.call('UNLINK', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('HDEL', KEYS[4], ARGV[1])
+redis.call('UNLINK', KEYS[5])
 return 'released'

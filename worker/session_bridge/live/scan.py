@@ -17,7 +17,16 @@ from session_bridge.live.sessions import redis_errors
 
 _REQUEST = Script.load("request")
 _KEYS_AT_ONCE = 1000
-_FIELDS = ("provider", "stream_sid", "started_at", "status", "ended_at", "last_activity_at")
+_FIELDS = (
+    "provider",
+    "stream_sid",
+    "started_at",
+    "status",
+    "ended_at",
+    "last_activity_at",
+    "account_sid",
+    "room_name",
+)
 _EVENT_PREFIXES = tuple(prefix.encode() for prefix in FAMILY_PREFIXES)
 _MESSAGE = b"message:"
 _GLOB = re.compile(r"([*?\[\]\\])")

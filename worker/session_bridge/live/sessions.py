@@ -322,7 +322,8 @@ class LiveSessions:
         return self._keys.session(claim.call_sid).encode("utf-8", "surrogateescape")
 
     def _claim_keys(self, claim: Claim) -> list[str | bytes]:
-        return [self._key(claim), self._queue(claim.queue), self._keys.in_hand, self._keys.attempts]
+        asked = self._keys.asked(claim.call_sid).encode("utf-8", "surrogateescape")
+        return [self._key(claim), self._queue(claim.queue), self._keys.in_hand, self._keys.attempts, asked]
 
     def _sid(self, claim: Claim) -> bytes:
         return claim.call_sid.encode("utf-8", "surrogateescape")

@@ -1,5 +1,5 @@
 -- Ends a claim: removes the request if nothing of the session is left, else makes it due again.
--- KEYS: the live session, the queue, the in-hand hash, the attempts hash.
+-- KEYS: the live session, the queue, the in-hand hash, the attempts hash, what a provider was asked of it.
 -- ARGV: call SID, the claim's score, milliseconds until it is due again if something is left, and one of
 --   'empty'  remove the request only if the live session is gone,
 --   'done'   remove it whatever is left (a checkpoint),
@@ -23,6 +23,7 @@ if how == 'done' or (how == 'empty' and redis.call('EXISTS', KEYS[1]) == 0) then
   redis.call('ZREM', KEYS[2], ARGV[1])
   if how == 'empty' then
     redis.call('HDEL', KEYS[4], ARGV[1])
+    redis.call('UNLINK', KEYS[5])
   end
   return 'settled'
 end

@@ -24,6 +24,8 @@ class Action(StrEnum):
     """Its drain is asked for."""
     CHECKPOINT = "checkpoint"
     """It is written down and lives on."""
+    ASK = "ask"
+    """Its provider is asked whether it lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,11 @@ class SweepRules:
     checkpoint_seconds: float = 300
     zone: tzinfo = UTC
 
-    def decide(self, look: Look, known: Sighting | None, now: datetime) -> Decision:
-        """What to do with the session seen in `look`, of which the book has `known`, at the moment `now`."""
+    def decide(self, look: Look, known: Sighting | None, now: datetime, *, vouched: bool = False) -> Decision:
+        """What to do with the session seen in `look`, of which the book has `known`, at the moment `now`.
+
+        `vouched` says that its silence is no reason to end it.
+        """
         near_end = self.may_expire(look)
         if look.waiting:
             return Decision(Action.HOLD if near_end else Action.NOTHING, "waiting", hold=near_end)
@@ -57,7 +62,7 @@ class SweepRules:
             return Decision(Action.RESCUE, LATE_DATA)
         changed_at = self.changed_at(look, known, now)
         silence = (now - changed_at).total_seconds()
-        if silence > self.abandon_seconds:
+        if silence > self.abandon_seconds and not vouched:
             return Decision(Action.RESCUE, EndReason.ABANDONED)
         checkpointed_at = known.checkpointed_at if known else None
         if checkpointed_at is None or checkpointed_at < changed_at:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from math import ceil
 
@@ -14,22 +14,27 @@ from session_bridge.archive.book import Seen, Sighting, not_seen_since, note_see
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
-from session_bridge.contract.vocabulary import PROVISIONAL
+from session_bridge.contract.vocabulary import PROVISIONAL, EndReason
 from session_bridge.errors import ArchiveUnavailableError
 from session_bridge.live.scan import Look, SessionScan
+from session_bridge.sweep.inquiry import Inquiry, Suspect
 from session_bridge.sweep.rules import LATE_DATA, Action, Decision, SweepRules
 
 log = structlog.get_logger(__name__)
 
 # Looked at in one go: drains that run in the same loop wait no longer than this takes.
 _SESSIONS_AT_ONCE = 200
+# More than a sweep could ask about; those past it are held, and met again in the next round.
+_MOST_SUSPECTS = 10_000
+_ABANDON = Decision(Action.RESCUE, EndReason.ABANDONED)
 
 
 @dataclass(slots=True)
 class SweepReport:
     """What a sweep did, or would do.
 
-    `found` counts the reasons for what was done, `left` the sessions that its limit kept it from.
+    `found` counts the reasons for what was done, `left` the sessions that its limit kept it from, `asked` the
+    answers of providers that were asked whether a silent call lives.
     """
 
     sessions: int = 0
@@ -43,16 +48,18 @@ class SweepReport:
     round_seconds: float | None = None
     archive_away: bool = False
     found: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
     decisions: list[tuple[str, Decision]] = field(default_factory=list)
 
 
 class Sweeper:
     """Sweeps. Safe to repeat, and to run in several processes at once."""
 
-    def __init__(self, scan: SessionScan, connections: ArchiveConnections, rules: SweepRules) -> None:
+    def __init__(self, scan: SessionScan, connections: ArchiveConnections, rules: SweepRules, inquiry: Inquiry) -> None:
         self._scan = scan
         self._connections = connections
         self._rules = rules
+        self._inquiry = inquiry
 
     async def sweep(
         self,
@@ -73,6 +80,7 @@ class Sweeper:
         if not dry_run:
             await self._enter_opened(report)
         start = now().timestamp()
+        suspects: list[Suspect] = []
         cursor, began = (0, start) if keys is None else await self._scan.place()
         if cursor == 0:
             began = start
@@ -81,7 +89,9 @@ class Sweeper:
             page = await self._scan.page(cursor)
             cursor, looked = page.cursor, looked + page.keys
             for first in range(0, len(page.call_sids), _SESSIONS_AT_ONCE):
-                await self._visit(page.call_sids[first : first + _SESSIONS_AT_ONCE], report, limit, dry_run=dry_run)
+                some = page.call_sids[first : first + _SESSIONS_AT_ONCE]
+                suspects += await self._visit(some, report, limit, dry_run=dry_run)
+            del suspects[_MOST_SUSPECTS:]
             progress(report)
             late = looked >= (keys or 0) and now().timestamp() - start > self._rules.sweep_seconds / 2
             if cursor == 0 or (budget is not None and (looked >= budget or late)):
@@ -93,6 +103,11 @@ class Sweeper:
                 await self._find_missing(report, datetime.fromtimestamp(began, UTC), limit)
         if not dry_run and keys is not None:
             await self._scan.keep_place(cursor, began)
+        if not dry_run:
+            # Last: a provider that hangs delays nothing but the calls that wait for its word.
+            left = max(0, limit - report.rescued - report.checkpoints)
+            seconds = self._rules.sweep_seconds / 2
+            report.rescued += await self._inquiry.ask(suspects, report.asked, limit=left, seconds=seconds)
         self._say(report)
         return report
 
@@ -101,7 +116,8 @@ class Sweeper:
         sweeps = self._rules.ttl_seconds / 3 / self._rules.sweep_seconds
         return ceil(1.2 * await self._scan.all_keys() / max(1.0, sweeps))
 
-    async def _visit(self, call_sids: list[str], report: SweepReport, limit: int, *, dry_run: bool) -> None:
+    async def _visit(self, call_sids: list[str], report: SweepReport, limit: int, *, dry_run: bool) -> list[Suspect]:
+        """Do what is to be done with these sessions; returns those whose provider is to be asked about them."""
         moment = now()
         looks = await self._scan.look(call_sids)
         await self._scan.count_events([look for look in looks if not look.is_ours])
@@ -116,6 +132,7 @@ class Sweeper:
         hold: list[str] = []
         rescue: dict[str, str] = {}
         checkpoint: list[str] = []
+        suspects: list[Suspect] = []
         for look in looks:
             sid = look.call_sid
             sighting = known.get(sid)
@@ -125,7 +142,8 @@ class Sweeper:
             report.sessions += 1
             if is_call_sid(sid):
                 seen.append(self._seen(look, sighting, moment))
-            decision = self._rules.decide(look, sighting, moment)
+            decision, suspect = self._decide(look, sighting, moment, dry_run=dry_run)
+            suspects += suspect
             if decision.action in (Action.RESCUE, Action.CHECKPOINT):
                 if report.rescued + report.checkpoints >= limit:
                     report.left += 1
@@ -145,11 +163,26 @@ class Sweeper:
                 report.found[decision.reason] += 1
                 report.decisions.append((sid, decision))
         if dry_run:
-            return
+            return suspects
         await self._scan.hold(hold)
         await self._scan.request(rescue)
         await self._scan.request_checkpoints(checkpoint, int(moment.timestamp() * 1000))
         await self._note(seen, moment, report)
+        return suspects
+
+    def _decide(
+        self, look: Look, sighting: Sighting | None, moment: datetime, *, dry_run: bool
+    ) -> tuple[Decision, list[Suspect]]:
+        """What to do with a session now, and the session itself if its provider is to be asked about it."""
+        decision = self._rules.decide(look, sighting, moment)
+        suspect = self._inquiry.suspect(look) if decision == _ABANDON else None
+        if suspect is None:
+            return decision, []
+        if dry_run:
+            return Decision(Action.ASK, "silent"), [suspect]
+        # Whatever comes back, until then it is written down and held as a call that lives.
+        decision = self._rules.decide(look, sighting, moment, vouched=True)
+        return replace(decision, hold=look.ttl_seconds is not None), [suspect]
 
     def _seen(self, look: Look, sighting: Sighting | None, moment: datetime) -> Seen:
         return Seen(
@@ -201,8 +234,9 @@ class Sweeper:
 
     def _say(self, report: SweepReport) -> None:
         did = {"held": report.held, "rescued": report.rescued, "checkpoints": report.checkpoints}
-        if any(did.values()) or report.missing or report.left:
-            log.info("sweep.done", sessions=report.sessions, **did, missing=report.missing, left=report.left)
+        if any(did.values()) or report.missing or report.left or report.asked:
+            asked = {f"asked_{word}": count for word, count in report.asked.items()}
+            log.info("sweep.done", sessions=report.sessions, **did, missing=report.missing, left=report.left, **asked)
         if report.left:
             log.warning(
                 "sweep.limit", left=report.left, advice="the next sweep goes on; raise SESSION_BRIDGE_SWEEP_LIMIT"

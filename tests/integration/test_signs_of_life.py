@@ -1,0 +1,67 @@
+"""What opens a call again that silence has closed, and what only joins it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+SID = "CA1"
+OLD = {
+    "provider": "twilio",
+    "status": "in-progress",
+    "last_activity_at": "2026-11-20T10:05:00Z",
+    "message:1": {"role": "user", "content": "hello", "timestamp": "2026-11-20T10:04:00Z"},
+}
+NO_SIGNS = {
+    "a recording's link": {"recording_url": "https://example.test/1", "recording_sid": "RE1"},
+    "a recording": {"recording:RE1": {"recording_url": "https://example.test/1"}},
+    "a price": {"cost:1": {"service": "telephony", "amount_cents": 3}},
+    "an analysis": {"analysis": {"sentiment": "calm"}},
+    "a measurement": {"metric:1": {"metric_type": "llm_ttfb", "value": 320}},
+    "a field that nobody knows": {"price_unit": "USD"},
+    "an old heartbeat": {"last_activity_at": "2026-11-20T10:04:30Z"},
+    "an end": {"ended_at": "2026-11-20T10:06:00Z"},
+}
+SIGNS = {
+    "a message": {"message:2": {"role": "user", "content": "I am back"}},
+    "a heartbeat": {"last_activity_at": str(time.time())},
+    "a status": {"status": "in-progress", "last_activity_at": str(time.time())},
+}
+
+
+@pytest.fixture
+async def abandoned(bridge_with: Any) -> Any:
+    """A bridge with a call that silence has closed."""
+    bridge = await bridge_with(idle_seconds=600, abandon_seconds=3600)
+    await bridge.write(SID, OLD)
+    assert (await bridge.bridge.sweeper.sweep(limit=10)).found == {"abandoned": 1}
+    await bridge.drain()
+    assert (await bridge.call(SID))["status"] == "abandoned"
+    return bridge
+
+
+@pytest.mark.parametrize("late", NO_SIGNS)
+async def test_late_data_joins_at_once_and_opens_nothing(abandoned: Any, late: str) -> None:
+    await abandoned.write(SID, NO_SIGNS[late])
+    report = await abandoned.bridge.sweeper.sweep(limit=10)
+    assert (report.rescued, report.checkpoints) == (1, 0)
+    await abandoned.drain()
+    call = await abandoned.call(SID)
+    assert (call["status"], call["end_reason"], call["generation"]) == ("abandoned", "abandoned", 1)
+    assert call["drains"] == 2
+    assert await abandoned.is_gone(SID)
+    assert await abandoned.rows("SELECT state FROM call_sids") == [{"state": "archived"}]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+async def test_a_sign_of_life_opens_the_call_again(abandoned: Any, sign: str) -> None:
+    await abandoned.write(SID, SIGNS[sign])
+    assert (await abandoned.bridge.sweeper.sweep(limit=10)).rescued == 0
+    await abandoned.redis.zadd("session-bridge:checkpoints", {SID: 0})
+    await abandoned.bridge.loop.drain_once()
+    call = await abandoned.call(SID)
+    assert (call["status"], call["ended_at"], call["end_reason"]) == ("in_progress", None, None)
+    assert call["finalize_reason"] is None
+    assert await abandoned.redis.exists(abandoned.key(SID))

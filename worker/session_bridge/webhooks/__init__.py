@@ -1,0 +1,1 @@
+"""Webhooks: what providers call back, verified, understood and written to the live session."""
