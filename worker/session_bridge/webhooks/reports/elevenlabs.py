@@ -177,12 +177,12 @@ class _Transcript:
             while key in self._tools:
                 key += "."
             self._tools[key] = (name, tool)
-        part.put("tool_calls", left)
+        part.give_back("tool_calls", left)
         left = []
         for number, item in enumerate(part.items("tool_results"), 1):
             if not self._result(Part(item), f"{place:06}-{number}-result", when):
                 left.append(item)
-        part.put("tool_results", left)
+        part.give_back("tool_results", left)
 
     def _result(self, result: Part, name: str, when: str | None) -> bool:
         call_id = result.look_text("request_id")
@@ -217,7 +217,7 @@ class _Transcript:
                 chunks.append({**ids, "elevenlabs": chunk.rest()})
             else:
                 left.append(item)
-        found.put("chunks", left)
+        found.give_back("chunks", left)
         event: dict[str, JsonValue] = {
             "query_text": found.text("retrieval_query"),
             "search_mode": "vector",

@@ -103,9 +103,9 @@ def _items(report: ReportFields, items: list[JsonValue]) -> bool:
 def _message(report: ReportFields, part: Part, name: str, turn: int) -> None:
     part.forget("type", "message")
     part.text("id")
-    pieces = part.look_items("content") if isinstance(part.look("content"), list) else [part.look("content")]
+    pieces = part.items("content") or [part.take("content")]
     texts = [piece for piece in pieces if isinstance(piece, str)]
-    part.put("content", [piece for piece in pieces if not isinstance(piece, str | None)])
+    part.give_back("content", [piece for piece in pieces if not isinstance(piece, str | None)])
     interrupted = part.flag("interrupted")
     metrics = part.part("metrics")
     when = part.moment("created_at")

@@ -54,9 +54,10 @@ class Part:
         """Take whatever is there."""
         return self._rest.pop(name, None)
 
-    def put(self, name: str, value: JsonValue) -> None:
-        """Give back what was taken and not understood."""
-        self._rest[name] = value
+    def give_back(self, name: str, items: list[JsonValue]) -> None:
+        """Give back those items of a list that was taken that nobody understood."""
+        if items:
+            self._rest[name] = items
 
     def flag(self, name: str) -> bool | None:
         """Take a truth value."""

@@ -182,13 +182,13 @@ def _metrics(report: ReportFields, call: Part) -> None:
             left = [item for item in measured.look_items("values") if as_number(item) is None]
             for place, value in enumerate(measured.items("values"), 1):
                 report.metric(f"{metric}-{place:06}", metric, as_number(value), "ms", processor=f"retell {name}")
-            measured.put("values", left)
+            measured.give_back("values", left)
     usage = call.part("llm_token_usage")
     left = [item for item in usage.look_items("values") if as_number(item) is None]
     for place, value in enumerate(usage.items("values"), 1):
         # Of a request's tokens Retell does not say how many were its prompt.
         report.metric(f"llm_tokens-{place:06}", "llm_tokens", as_number(value), "tokens")
-    usage.put("values", left)
+    usage.give_back("values", left)
 
 
 def _costs(report: ReportFields, cost: Part) -> None:
@@ -217,14 +217,12 @@ def _costs(report: ReportFields, cost: Part) -> None:
 def _analysis(report: ReportFields, call: Part) -> None:
     analysis = call.object("call_analysis") or {}
     told = Part(analysis)
-    custom = told.look_object("custom_analysis_data") or {}
     meanings: dict[str, JsonValue] = {
         "summary": told.look_text("call_summary"),
         "sentiment": told.look_text("user_sentiment"),
         "success": told.look("call_successful"),
     }
     known = {name: value for name, value in meanings.items() if value is not None and name not in analysis}
-    report.state(
-        analysis={**analysis, **known},
-        collected_data={**(call.object("collected_dynamic_variables") or {}), **custom},
-    )
+    # What every webhook of the call repeats; what the analysis found stays in it, for `call_ended`, which does not know
+    # of it, may come later.
+    report.state(analysis={**analysis, **known}, collected_data=call.object("collected_dynamic_variables"))

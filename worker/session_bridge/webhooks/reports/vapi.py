@@ -188,7 +188,7 @@ def _tool_calls(part: Part, place: int, tools: dict[str, dict[str, JsonValue]]) 
             "tool_call_id": call_id,
             "vapi": call.rest(),
         }
-    part.put("toolCalls", left)
+    part.give_back("toolCalls", left)
 
 
 def _tool_result(part: Part, place: int, tools: dict[str, dict[str, JsonValue]]) -> None:
