@@ -37,6 +37,9 @@ async def archive(bridge: Any, *bodies: tuple[str, Any]) -> str:
             sid = news.call_sid
             await (bridge.ask if news.ended else bridge.write)(sid, news.fields)
         await bridge.drain()
+    # What came after the archive and does not say that it is the end, the sweep would find.
+    await bridge.ask(sid)
+    await bridge.drain()
     assert await bridge.rejects(sid) == {}, "not one field that the archive does not understand"
     assert await bridge.is_gone(sid)
     return sid
@@ -292,7 +295,8 @@ async def test_the_webhooks_of_retell_in_any_order_and_twice_make_one_archive(br
         seen.append((state, rows, sorted(await kept(bridge, sid))))
     assert len(seen) == 24
     assert seen[0][0]["status"] == "completed"
-    assert all(other == seen[0] for other in seen)
+    for other in seen[1:]:
+        assert other == seen[0]
 
 
 async def test_a_transcription_of_elevenlabs(bridge: Any) -> None:
