@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import Status
 from session_bridge.webhooks.news import News
-from session_bridge.webhooks.reports.fields import ReportFields, later
-from session_bridge.webhooks.reports.parts import Part
+from session_bridge.webhooks.reports.fields import ReportFields, later, to_ms
+from session_bridge.webhooks.reports.parts import Part, as_number
 
 _DELAYS = {
     "transcription_delay": "transcription_delay",
@@ -150,6 +150,9 @@ def _tool_output(part: Part, tools: dict[str, dict[str, JsonValue]]) -> bool:
     part.forget("type", "function_call_output")
     part.forget("call_id", tool["tool_call_id"])
     part.forget("name", tool["name"])
+    began, ended = as_number(tool.get("timestamp")), part.look_number("created_at")
+    if began is not None and ended is not None and ended >= began:
+        tool["duration_ms"] = to_ms(ended - began)
     tool["output"] = part.take("output")
     tool["is_error"] = part.flag("is_error")
     tool["result"] = part.rest()
@@ -200,8 +203,10 @@ def _usage(report: ReportFields, items: list[JsonValue]) -> None:
     for place, item in enumerate(items, 1):
         part = Part(item)
         kind, provider, model = part.look_text("type"), part.look_text("provider"), part.look_text("model")
-        for (usage, name), (metric, unit) in _USAGE.items():
+        for (usage, amount_name), (metric, unit) in _USAGE.items():
             if usage == kind:
-                amount = part.number(name)
-                report.metric(f"{metric}-{place:04}", metric, amount, unit, processor=provider, model=model)
+                amount = part.number(amount_name)
+                # Named as the recorder's adapter names it, which is told the same sums.
+                name = f"{metric}-{provider}-{model}" if provider and model else f"{metric}-{place:04}"
+                report.metric(name, metric, amount or None, unit, processor=provider, model=model)
         report.kept(f"usage-{place:04}", part.rest() if isinstance(item, dict) else item)
