@@ -37,7 +37,9 @@ LONG = "This is a long story that nobody wants to hear to its end."
 
 
 class Model(llm.LLM):
-    def chat(self, *, chat_ctx: Any, tools: Any = None, conn_options: Any = DEFAULT_API_CONNECT_OPTIONS, **_: Any) -> Any:
+    def chat(
+        self, *, chat_ctx: Any, tools: Any = None, conn_options: Any = DEFAULT_API_CONNECT_OPTIONS, **_: Any
+    ) -> Any:
         return ModelStream(self, chat_ctx=chat_ctx, tools=tools or [], conn_options=conn_options)
 
     @property
@@ -54,7 +56,9 @@ class ModelStream(llm.LLMStream):
         last = self._chat_ctx.items[-1]
         asked = last.output if last.type == "function_call_output" else getattr(last, "text_content", "") or ""
         text, calls = ANSWERS.get(asked, ("", []))
-        self._event_ch.send_nowait(ChatChunk(id="c", delta=ChoiceDelta(role="assistant", content=text, tool_calls=calls)))
+        self._event_ch.send_nowait(
+            ChatChunk(id="c", delta=ChoiceDelta(role="assistant", content=text, tool_calls=calls))
+        )
         usage = CompletionUsage(completion_tokens=5, prompt_tokens=20, prompt_cached_tokens=4, total_tokens=25)
         self._event_ch.send_nowait(ChatChunk(id="c", usage=usage))
 
