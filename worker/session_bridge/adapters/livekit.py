@@ -11,18 +11,21 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from livekit.agents import (
-    AgentHandoff,
-    AgentSession,
-    ChatMessage,
-    CloseEvent,
-    ConversationItemAddedEvent,
-    ErrorEvent,
-    FunctionToolsExecutedEvent,
-    SessionUsageUpdatedEvent,
-    UserInputTranscribedEvent,
-    get_job_context,
-)
+try:
+    from livekit.agents import (
+        AgentHandoff,
+        AgentSession,
+        ChatMessage,
+        CloseEvent,
+        ConversationItemAddedEvent,
+        ErrorEvent,
+        FunctionToolsExecutedEvent,
+        SessionUsageUpdatedEvent,
+        UserInputTranscribedEvent,
+        get_job_context,
+    )
+except ImportError as error:
+    raise ImportError("to record LiveKit Agents: pip install 'call-session-bridge[livekit-agents]'") from error
 
 from session_bridge.recorder import CallRecorder
 

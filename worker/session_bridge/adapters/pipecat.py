@@ -11,45 +11,48 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipecat.frames.frames import (
-    BotStartedSpeakingFrame,
-    BotStoppedSpeakingFrame,
-    CancelFrame,
-    EndFrame,
-    ErrorFrame,
-    Frame,
-    FunctionCallCancelFrame,
-    FunctionCallInProgressFrame,
-    FunctionCallResultFrame,
-    InterruptionFrame,
-    LLMContextAssistantTurnFrame,
-    LLMContextUserTurnFrame,
-    LLMFullResponseEndFrame,
-    LLMFullResponseStartFrame,
-    LLMTextFrame,
-    MetricsFrame,
-    TranscriptionFrame,
-    TTSTextFrame,
-    UserStoppedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
-)
-from pipecat.metrics.metrics import (
-    LLMUsageMetricsData,
-    MetricsData,
-    ProcessingMetricsData,
-    STTUsageMetricsData,
-    TextAggregationMetricsData,
-    TTFAMetricsData,
-    TTFATMetricsData,
-    TTFBMetricsData,
-    TTSUsageMetricsData,
-    TurnMetricsData,
-)
-from pipecat.observers.base_observer import BaseObserver, FramePushed
-from pipecat.processors.frame_processor import FrameDirection
-from pipecat.services.llm_service import LLMService
-from pipecat.services.stt_service import STTService
-from pipecat.services.tts_service import TTSService
+try:
+    from pipecat.frames.frames import (
+        BotStartedSpeakingFrame,
+        BotStoppedSpeakingFrame,
+        CancelFrame,
+        EndFrame,
+        ErrorFrame,
+        Frame,
+        FunctionCallCancelFrame,
+        FunctionCallInProgressFrame,
+        FunctionCallResultFrame,
+        InterruptionFrame,
+        LLMContextAssistantTurnFrame,
+        LLMContextUserTurnFrame,
+        LLMFullResponseEndFrame,
+        LLMFullResponseStartFrame,
+        LLMTextFrame,
+        MetricsFrame,
+        TranscriptionFrame,
+        TTSTextFrame,
+        UserStoppedSpeakingFrame,
+        VADUserStoppedSpeakingFrame,
+    )
+    from pipecat.metrics.metrics import (
+        LLMUsageMetricsData,
+        MetricsData,
+        ProcessingMetricsData,
+        STTUsageMetricsData,
+        TextAggregationMetricsData,
+        TTFAMetricsData,
+        TTFATMetricsData,
+        TTFBMetricsData,
+        TTSUsageMetricsData,
+        TurnMetricsData,
+    )
+    from pipecat.observers.base_observer import BaseObserver, FramePushed
+    from pipecat.processors.frame_processor import FrameDirection
+    from pipecat.services.llm_service import LLMService
+    from pipecat.services.stt_service import STTService
+    from pipecat.services.tts_service import TTSService
+except ImportError as error:
+    raise ImportError("to record Pipecat: pip install 'call-session-bridge[pipecat]'") from error
 
 from session_bridge.recorder import CallRecorder
 
@@ -80,7 +83,7 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
     """Records what passes through a pipeline into a call, and ends the call with the pipeline.
 
     Give it to the `PipelineWorker` as one of its `observers`, and set `enable_metrics` and `enable_usage_metrics` in
-    its parameters for the measurements. Nothing that is recorded delays a frame, and no failure of it reaches the pipeline.
+    its parameters for the measurements. Nothing that is recorded delays a frame, and no failure reaches the pipeline.
     """
 
     def __init__(self, call: CallRecorder, **options: Any) -> None:  # noqa: ANN401  # the base class's own

@@ -61,7 +61,7 @@ def understand(body: Mapping[str, JsonValue]) -> list[News]:
         report.ended(word, spoken=spoken)
     elif "status" not in report.fields:
         report.status(Status.COMPLETED)
-    _usage(report, whole.items("usage") or whole.items("model_usage"))
+    _usage(report, whole.items("usage") or whole.items("model_usage"), ended_at)
     report.recording(
         "mixed", whole.text("audio_recording_path"), timestamp=whole.look_moment("audio_recording_started_at")
     )
@@ -199,7 +199,7 @@ def _says_again(item: JsonValue, told: JsonValue) -> bool:
     return all(value in (None, [], {}) or told.get(name) == value for name, value in item.items())
 
 
-def _usage(report: ReportFields, items: list[JsonValue]) -> None:
+def _usage(report: ReportFields, items: list[JsonValue], when: str | float | None) -> None:
     for place, item in enumerate(items, 1):
         part = Part(item)
         kind, provider, model = part.look_text("type"), part.look_text("provider"), part.look_text("model")
@@ -208,5 +208,5 @@ def _usage(report: ReportFields, items: list[JsonValue]) -> None:
                 amount = part.number(amount_name)
                 # Named as the recorder's adapter names it, which is told the same sums.
                 name = f"{metric}-{provider}-{model}" if provider and model else f"{metric}-{place:04}"
-                report.metric(name, metric, amount or None, unit, processor=provider, model=model)
+                report.metric(name, metric, amount or None, unit, processor=provider, model=model, timestamp=when)
         report.kept(f"usage-{place:04}", part.rest() if isinstance(item, dict) else item)
