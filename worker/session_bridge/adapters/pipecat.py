@@ -90,10 +90,13 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
         """Make the observer that records into `call`, inside the event loop of its pipeline."""
         super().__init__(observe_every_push=False, **options)
         self._call = call
+        # The turn that goes on, and the one before it, of which an aggregator may still have to say what it took.
         self._user = _Turn()
+        self._user_before = _Turn()
         self._assistant = _Turn()
+        self._assistant_before = _Turn()
+        self._aggregated = False
         self._turns = 0
-        self._speaking = False
         self._user_stopped: int | None = None
         self._tools: dict[str, tuple[datetime, int]] = {}
         self._end: Frame | None = None
@@ -144,14 +147,11 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
 
     def _turn_goes_over(self, frame: Frame, now: int) -> bool:
         if isinstance(frame, BotStartedSpeakingFrame):
-            self._speaking = True
-            self._user = _Turn()
             if self._user_stopped is not None:
                 waited = (now - self._user_stopped) / _NS_IN_MS
                 self._call.record_metric("user_to_bot_latency", waited, unit="ms")
                 self._user_stopped = None
         elif isinstance(frame, BotStoppedSpeakingFrame):
-            self._speaking = False
             self._write_assistant()
             self._assistant.done = True
         elif isinstance(frame, VADUserStoppedSpeakingFrame):
@@ -159,8 +159,10 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
         elif isinstance(frame, UserStoppedSpeakingFrame):
             self._user_stopped = now if self._user_stopped is None else self._user_stopped
         elif isinstance(frame, LLMFullResponseStartFrame):
-            self._user = _Turn()
-            self._assistant = _Turn()
+            self._assistant_before, self._assistant = self._assistant, _Turn()
+            # Where an aggregator says when the user's turn is over, it alone does: an answer may begin before.
+            if not self._aggregated:
+                self._user_before, self._user = self._user, _Turn()
         elif isinstance(frame, LLMFullResponseEndFrame):
             self._write_assistant()
         else:
@@ -187,8 +189,9 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
             self._write("user", turn, turn.heard)
             self._call.set(language=str(frame.language) if frame.language else None)
         elif isinstance(frame, LLMContextUserTurnFrame):
-            self._write("user", self._user, frame.text)
-            self._user = _Turn()
+            self._write("user", self._user if self._user.heard else self._user_before, frame.text)
+            self._user, self._user_before = _Turn(), _Turn()
+            self._aggregated = True
         elif isinstance(frame, TTSTextFrame):
             if self._assistant.done and not self._assistant.heard:
                 # Said without a language model, as a greeting is.
@@ -201,8 +204,9 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
             turn.heard = _join(turn.heard, frame.text, spaced=frame.includes_inter_frame_spaces)
             turn.began = turn.began or _now()
         elif isinstance(frame, LLMContextAssistantTurnFrame):
-            self._write("assistant", self._assistant, frame.text)
-            self._assistant.done = True
+            turn = self._assistant if self._assistant.heard or self._assistant.spoken else self._assistant_before
+            self._write("assistant", turn, frame.text)
+            turn.done = True
 
     def _write_assistant(self) -> None:
         turn = self._assistant
