@@ -54,3 +54,35 @@ async def test_a_pipeline_is_recorded(bridge: Any, play: Callable[[str, str], st
     assert {row["model"] for row in metrics if row["metric_type"] == "llm_ttfb"} == {"model-1"}
     assert all(0 < row["value"] < 30_000 for row in metrics)
     assert await bridge.rejects("pipecat-test") == {}
+
+
+async def test_a_pipeline_without_aggregators_is_recorded(bridge: Any, play: Callable[[str, str], str]) -> None:
+    play("play_pipecat_plain.py", "pipecat-plain")
+    await bridge.drain()
+    call = await bridge.call("pipecat-plain")
+    assert (call["status"], call["error_message"], call["total_interruptions"]) == (
+        "completed",
+        "the model is away",
+        1,
+    )
+    messages = await bridge.of("pipecat-plain", "call_messages")
+    assert [(row["role"], row["content"], row["speaker"], row["was_interrupted"]) for row in messages] == [
+        ("user", "Hello, who is there?", "ada", None),
+        ("assistant", "This is Rossi.", None, True),  # as far as it came
+        ("user", "Is it open?", None, None),
+        ("assistant", "Goodbye.", None, False),  # said without a model
+    ]
+    [tool] = await bridge.of("pipecat-plain", "call_tool_calls")
+    assert (tool["name"], tool["arguments"], tool["output"], tool["is_error"]) == (
+        "opening_hours",
+        {"day": "today"},
+        None,
+        True,
+    )
+    assert tool["extra"]["cancelled"] is True
+    metrics = await bridge.of("pipecat-plain", "call_metrics")
+    assert sorted((row["metric_type"], row["value"], row["unit"]) for row in metrics) == [
+        ("end_of_turn_delay", 40.0, "ms"),
+        ("stt_audio_seconds", 2.5, "seconds"),
+        ("stt_delay", 250.0, "ms"),
+    ]

@@ -193,7 +193,7 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
             self._user, self._user_before = _Turn(), _Turn()
             self._aggregated = True
         elif isinstance(frame, TTSTextFrame):
-            if self._assistant.done and not self._assistant.heard:
+            if self._assistant.done and (self._assistant.interrupted or not self._assistant.heard):
                 # Said without a language model, as a greeting is.
                 self._assistant = _Turn()
             turn = self._assistant
