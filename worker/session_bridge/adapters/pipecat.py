@@ -98,7 +98,7 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
         self._aggregated = False
         self._turns = 0
         self._user_stopped: int | None = None
-        self._tools: dict[str, tuple[datetime, int]] = {}
+        self._tools: dict[str, tuple[datetime, int, object]] = {}
         self._end: Frame | None = None
 
     async def on_pipeline_started(self) -> None:
@@ -237,12 +237,13 @@ class RecordingObserver(BaseObserver):  # type: ignore[misc]  # its package is n
     def _tool(
         self, frame: FunctionCallInProgressFrame | FunctionCallResultFrame | FunctionCallCancelFrame, now: int
     ) -> None:
-        when, began = self._tools.setdefault(frame.tool_call_id, (_now(), now))
+        begun = (_now(), now, getattr(frame, "arguments", None))
+        when, began, arguments = self._tools.setdefault(frame.tool_call_id, begun)
         result = frame if isinstance(frame, FunctionCallResultFrame) else None
         cancelled = isinstance(frame, FunctionCallCancelFrame)
         self._call.record_tool_call(
             frame.function_name,
-            arguments=getattr(frame, "arguments", None),
+            arguments=arguments,
             output=result.result if result else None,
             event_id=frame.tool_call_id,
             timestamp=when,
