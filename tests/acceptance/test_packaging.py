@@ -170,8 +170,15 @@ def test_every_module_imports() -> None:
     names = [found.name for found in pkgutil.walk_packages(session_bridge.__path__, "session_bridge.", onerror=fail)]
     assert "session_bridge.recorder" in names
     for name in names:
-        if not name.endswith(".__main__"):
+        # The adapters have tests in an environment that has what they attach to.
+        if not name.endswith(".__main__") and not name.startswith("session_bridge.adapters."):
             importlib.import_module(name)
+
+
+@pytest.mark.parametrize(("adapter", "extra"), [("livekit", "livekit-agents"), ("pipecat", "pipecat")])
+def test_an_adapter_says_which_extra_it_needs(adapter: str, extra: str) -> None:
+    with pytest.raises(ImportError, match=rf"pip install 'call-session-bridge\[{extra}\]'"):
+        importlib.import_module(f"session_bridge.adapters.{adapter}")
 
 
 def fail(name: str) -> None:

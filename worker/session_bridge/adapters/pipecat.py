@@ -292,7 +292,7 @@ def _kind(processor: str, source: object) -> str:
         for kind, service in _SERVICES.items():
             if isinstance(source, service):
                 return kind
-    return next((kind for kind in _SERVICES if kind in processor.lower()), "")
+    return next((kind for kind in _SERVICES if f"{kind}service" in processor.lower()), "")
 
 
 def _join(before: str, text: str, *, spaced: bool) -> str:
