@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 try:
     from livekit.agents import (
@@ -50,7 +50,7 @@ _USAGE = {
 }
 
 
-def record(session: AgentSession, call: CallRecorder) -> Recording:
+def record(session: AgentSession[Any], call: CallRecorder) -> Recording:
     """Record `session` into `call` from now on, and end the call when the session closes.
 
     Call it before `session.start`, inside the job's event loop. In a job, the process waits for the last write before
@@ -59,14 +59,18 @@ def record(session: AgentSession, call: CallRecorder) -> Recording:
     recording = Recording(session, call)
     job = get_job_context(required=False)
     if job is not None:
-        job.add_shutdown_callback(recording.ended)
+
+        async def finish() -> None:
+            await recording.ended()
+
+        job.add_shutdown_callback(finish)
     return recording
 
 
 class Recording:
     """The recording of one session."""
 
-    def __init__(self, session: AgentSession, call: CallRecorder) -> None:
+    def __init__(self, session: AgentSession[Any], call: CallRecorder) -> None:
         self._call = call
         self._turns = 0
         self._end: asyncio.Task[bool] | None = None
