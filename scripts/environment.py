@@ -1,6 +1,7 @@
 """Makes the project's own virtual environment, once, and prints the folder of its programs.
 
-It is made anew when the pinned requirements or the Python change. Runs on the bare Python that the scripts found.
+It is made anew when the pinned requirements or the Python change. Runs on the bare Python that the scripts found. With
+the argument `adapters` it is another environment, beside the first: of what the adapters attach to, for their tests.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = CHECKOUT / "requirements.txt"
 PROJECT = CHECKOUT / "pyproject.toml"
 ENVIRONMENT = Path(os.environ.get("SESSION_BRIDGE_VENV") or CHECKOUT / ".venv").absolute()
+if sys.argv[1:] == ["adapters"]:
+    REQUIREMENTS = CHECKOUT / "tests" / "adapters" / "requirements.txt"
+    ENVIRONMENT = ENVIRONMENT.with_name(f"{ENVIRONMENT.name}-adapters")
 PROMPT = "call-session-bridge"  # stands in the environment's configuration, and tells ours from somebody else's
 
 
@@ -98,7 +102,18 @@ def install_packages(lock: int) -> str | None:
 
 def install_project(lock: int) -> str | None:
     """The checkout itself, so that a change in it counts at once."""
+    # With nothing besides: what it builds with is among the packages of the first environment only, and is not needed
+    # to run it.
+    if sys.argv[1:] == ["adapters"]:
+        return write_path()
     return pip(lock, "--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT))
+
+
+def write_path() -> str | None:
+    """Let the environment's Python find the checkout's source."""
+    (folder,) = (ENVIRONMENT / "lib").glob("python*/site-packages")
+    (folder / "call-session-bridge.pth").write_text(f"{CHECKOUT / 'worker'}\n", encoding="utf-8")
+    return None
 
 
 def pip(lock: int, *arguments: str) -> str | None:

@@ -176,3 +176,23 @@ def test_nothing_said_is_missing_after_a_join_and_reading_again_adds_nothing(kep
     assert read in both
     assert both.startswith(kept) or kept in read
     assert joined(both, read) == both
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "raw"),
+    [
+        (
+            {"end_reason": "caller_hangup", "end_reason_raw": "customer-ended-call"},
+            "caller_hangup",
+            "customer-ended-call",
+        ),
+        ({"end_reason": "unknown", "end_reason_raw": "hangup"}, "unknown", "hangup"),
+        ({"end_reason": "user_hangup"}, "caller_hangup", "user_hangup"),
+        # A writer who knows nothing of the older word has said another one.
+        ({"end_reason": "silence-timed-out", "end_reason_raw": "hangup"}, "timeout", "silence-timed-out"),
+        ({"end_reason": "because", "end_reason_raw": ""}, "unknown", "because"),
+    ],
+)
+def test_an_end_reason_keeps_the_providers_own_word(given: dict[str, Any], reason: str, raw: str) -> None:
+    state = combine(None, call(**given), requested=True).state
+    assert (state["end_reason"], state["end_reason_raw"]) == (reason, raw)

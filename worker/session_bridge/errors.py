@@ -56,3 +56,7 @@ class TransactionTimeoutError(BridgeError):
 
 class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
+
+
+class UnreadableReportError(BridgeError):
+    """A provider's callback that lacks what it must have; the provider is answered 400 with these words."""
