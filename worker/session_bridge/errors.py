@@ -56,3 +56,11 @@ class TransactionTimeoutError(BridgeError):
 
 class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
+
+
+class UntrustedCallbackError(BridgeError):
+    """A webhook's request is not proven to be its provider's: the signature, the secret or the address is wrong."""
+
+
+class UnreadableCallbackError(BridgeError):
+    """A webhook's request is its provider's, and its body cannot be read."""
