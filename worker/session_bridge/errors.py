@@ -64,3 +64,7 @@ class UntrustedCallbackError(BridgeError):
 
 class UnreadableCallbackError(BridgeError):
     """A webhook's request is its provider's, and its body cannot be read."""
+
+
+class UnreadableReportError(UnreadableCallbackError):
+    """A provider's callback that lacks what it must have; the provider is answered 400 with these words."""

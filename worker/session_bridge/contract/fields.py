@@ -40,7 +40,7 @@ TEXT_FIELDS = (
     "finalized_by",
 )
 TIME_FIELDS = ("started_at", "answered_at", "ended_at", "last_activity_at")
-STATUS_FIELDS = ("status", "status_by", "status_sequence", "end_reason")
+STATUS_FIELDS = ("status", "status_by", "status_sequence", "end_reason", "end_reason_raw")
 STATE_FIELDS = frozenset(
     (
         *TEXT_FIELDS,

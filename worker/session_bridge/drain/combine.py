@@ -21,6 +21,7 @@ _INFERRED, _WRITER = "inferred", "writer"
 # What a status weighs by who said it; whoever else says one is a provider.
 _WEIGHTS: dict[Value, int] = {_INFERRED: 0, _WRITER: 1}
 _PROVIDER = 2
+_END_REASONS = frozenset(EndReason)
 _STATUS = ("status", "status_raw", "status_by", "status_sequence")
 
 
@@ -44,7 +45,9 @@ def _name_status(call: Call) -> None:
     for name in ("status", "end_reason"):
         word = state.pop(name, None)
         if isinstance(word, str):
-            state[f"{name}_raw"] = word
+            if not (name == "end_reason" and word in _END_REASONS and state.get("end_reason_raw")):
+                state[f"{name}_raw"] = word
+            # Else a webhook that knows its provider's words has named the end, and gave the word with it.
             meaning: str | None = status_of(word) if name == "status" else end_reason_of(word)
             if meaning is not None:
                 state[name] = meaning
