@@ -146,3 +146,10 @@ def flat(fields_of_form: Mapping[str, JsonValue], name: str) -> list[dict[str, J
         if key.startswith(f"{name}[") and bracket and place.isascii() and place.isdigit() and len(place) <= 3:  # noqa: PLR2004  # a call has fewer legs
             items.setdefault(int(place), {})[rest.rstrip("]")] = value
     return [items[place] for place in sorted(items)]
+
+
+def revised(name: str, value: str, revision: int) -> str:
+    """The field `name`, with a revision in its value if it is an event."""
+    if ":" not in name or not value.startswith("{") or value.startswith('{"revision":'):
+        return value
+    return f'{{"revision":{revision}{"," if value[1:].strip() != "}" else ""}{value[1:]}'
