@@ -22,7 +22,7 @@ from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
 from session_bridge.webhooks.reports import livekit as reports
-from session_bridge.webhooks.signature import missing_extra, required, untrusted
+from session_bridge.webhooks.signature import is_canonical, missing_extra, required, untrusted
 
 try:
     from livekit.api import TokenVerifier
@@ -65,6 +65,8 @@ class LiveKit:
     def verify(self, callback: Callback) -> None:
         """Raise UntrustedCallbackError unless the token is valid now and holds this body's digest."""
         token = callback.header("authorization").removeprefix("Bearer ")
+        if not all(is_canonical(part, urlsafe=True) for part in token.split(".")):
+            raise untrusted("there is no token in Authorization")
         try:
             claims = TokenVerifier(self.api_key, self.api_secret).verify(token)
             digest = base64.b64decode(claims.sha256 or "", validate=True)

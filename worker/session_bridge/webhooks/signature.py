@@ -49,3 +49,13 @@ def base64_sha256(key: str, *parts: bytes) -> str:
 def untrusted(why: str) -> UntrustedCallbackError:
     """The error of a request that is not proven to be its provider's."""
     return UntrustedCallbackError(why)
+
+
+def is_canonical(text: str, *, urlsafe: bool = False) -> bool:
+    """Whether this base64 is as an encoder writes it: the last letter has bits that decoding does not look at."""
+    padded = text + "=" * (-len(text) % 4) if urlsafe else text
+    try:
+        raw = base64.b64decode(padded, b"-_" if urlsafe else None, validate=True)
+    except ValueError:
+        return False
+    return base64.b64encode(raw, b"-_" if urlsafe else None).decode() == padded

@@ -7,6 +7,7 @@ state fields, documents and events by their names in a live session. The call is
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -17,10 +18,10 @@ from session_bridge.recorder.snapshot import state_bytes
 from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
-from session_bridge.webhooks.signature import missing_extra, required, untrusted
+from session_bridge.webhooks.signature import is_canonical, missing_extra, required, untrusted
 
 try:
-    from standardwebhooks import Webhook
+    from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 except ModuleNotFoundError as error:
     raise missing_extra("standardwebhooks", error) from error
 
@@ -40,15 +41,18 @@ class Standard:
     methods: tuple[str, ...] = ("POST",)
 
     def __post_init__(self) -> None:
-        required(self.secret.removeprefix("whsec_"), "the secret of Standard Webhooks")
+        key = required(self.secret.removeprefix("whsec_"), "the secret of Standard Webhooks")
         try:
+            base64.b64decode(f"{key}==", validate=True)
             Webhook(self.secret)
-        except Exception as error:
+        except (ValueError, EmptyWebhookSecretError) as error:
             raise SettingsError("the secret of Standard Webhooks is no base64: copy it whole, whsec_ and all") from error
 
     def verify(self, callback: Callback) -> None:
         """Raise UntrustedCallbackError unless one signature is that of this id, time and body, and of now."""
         headers = {name: callback.header(name) for name in _HEADERS}
+        signatures = headers["webhook-signature"].split(" ")
+        headers["webhook-signature"] = " ".join(one for one in signatures if is_canonical(one.partition(",")[2]))
         try:
             Webhook(self.secret).verify(callback.body, headers, json_parse=False)
         except Exception as error:  # headers may hold anything, and the library raises accordingly
