@@ -130,8 +130,6 @@ class _Endpoint:
         except Exception as error:  # noqa: BLE001  # a provider's new idea must not end in a traceback that quotes it
             log.error("webhook.failed", provider=name, bytes=len(callback.body), error=type(error).__name__)  # noqa: TRY400  # a traceback may quote the call
             return _say(HTTPStatus.SERVICE_UNAVAILABLE, "a bug of the bridge; please report what its log says", _RETRY)
-        if not news:
-            log.debug("webhook.nothing_to_keep", provider=name)
         return Response(status_code=HTTPStatus.OK)
 
     async def _body(self, request: Request) -> bytes | None:

@@ -29,6 +29,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("livekit", error) from error
 
+_REASON = "livekit webhook"
 _NANOSECONDS = 1e9
 _JOINED, _LEFT = 1, 2
 _PARTICIPANT_EVENTS = {
@@ -88,7 +89,12 @@ def understand(body: Body) -> list[News]:
     """What a webhook says, or a session report."""
     event = facts.text(body.get("event"))
     if not event and "chat_history" in body:
-        return reports.understand(body)
+        found = reports.understand(body)
+        for news in found:
+            # What the room says of its end, a little later, says more of the call.
+            news.fields |= facts.fields(last_activity_at=news.fields.get("ended_at"))
+            news.reason = _REASON
+        return found
     if not event:
         raise UnreadableCallbackError("the body is neither a webhook's, with an event, nor a session report")
     if event in _NOTHING_TO_KEEP:
@@ -99,7 +105,7 @@ def understand(body: Body) -> list[News]:
         # An egress of a web page, or a job before it has a room.
         return []
     at = facts.moment(body.get("createdAt"))
-    news = News(sid, reason="livekit webhook", ended=event == "room_finished")
+    news = News(sid, reason=_REASON, ended=event == "room_finished")
     news.fields = facts.fields(
         room_name=facts.text(room.get("name")) or facts.text(egress.get("roomName")),
         started_at=facts.iso(facts.moment(room.get("creationTimeMs")) or facts.moment(room.get("creationTime"))),

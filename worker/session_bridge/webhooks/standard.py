@@ -43,7 +43,7 @@ class Standard:
     def __post_init__(self) -> None:
         key = required(self.secret.removeprefix("whsec_"), "the secret of Standard Webhooks")
         try:
-            base64.b64decode(f"{key}==", validate=True)
+            base64.b64decode(key + "=" * (-len(key) % 4), validate=True)
             Webhook(self.secret)
         except (ValueError, EmptyWebhookSecretError) as error:
             raise SettingsError("the secret of Standard Webhooks is no base64: copy it whole, whsec_ and all") from error
