@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     webhooks_host: str = Field("127.0.0.1", min_length=1, description="address on which the webhooks listen")
     webhooks_port: int = Field(8090, ge=0, le=65_535, description="port of the webhooks; 0 takes any free one")
     webhooks_public_url: str | None = Field(
-        None, description="what stands before the path where providers call, https://calls.example.com; signatures hold it"
+        None,
+        description="what stands before the path where providers call, https://calls.example.com; signatures hold it",
     )
     webhooks_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-* headers are believed, set apart by commas"
@@ -107,7 +108,9 @@ class Settings(BaseSettings):
     vapi_header: str = Field("X-Vapi-Secret", min_length=1, description="name of that header")
     retell_api_key: SecretStr | None = Field(None, description="API key that Retell signs webhooks with")
     elevenlabs_secret: SecretStr | None = Field(None, description="secret that ElevenLabs signs webhooks with")
-    standard_secret: SecretStr | None = Field(None, description="secret of Standard Webhooks, whsec_…, for everybody else")
+    standard_secret: SecretStr | None = Field(
+        None, description="secret of Standard Webhooks, whsec_…, for everybody else"
+    )
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for programs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level that is logged"

@@ -33,7 +33,9 @@ def webhooks_command(host: str | None, port: int | None) -> None:
     try:
         import uvicorn  # noqa: PLC0415  # an extra of its own
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'call-session-bridge[webhooks]'") from error
+        raise MissingExtraError(
+            f"{error.name} is not installed: pip install 'call-session-bridge[webhooks]'"
+        ) from error
     app, where = application(settings)
     host = settings.webhooks_host if host is None else host
     listener = listen(host, settings.webhooks_port if port is None else port)
@@ -58,7 +60,9 @@ def application(settings: Settings) -> tuple[Starlette, list[str]]:
         from session_bridge.webhooks.app import paths, webhooks  # noqa: PLC0415  # an extra of its own
         from session_bridge.webhooks.configured import providers_of  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} is not installed: pip install 'call-session-bridge[webhooks]'") from error
+        raise MissingExtraError(
+            f"{error.name} is not installed: pip install 'call-session-bridge[webhooks]'"
+        ) from error
     providers = providers_of(settings)
     app = webhooks(
         *providers,
@@ -74,10 +78,15 @@ def application(settings: Settings) -> tuple[Starlette, list[str]]:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket on which nobody else listens; raises SettingsError if it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named by its protocol, for else asyncio leaves out TCP_NODELAY, and an answer of two packets waits for 40 ms.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except OSError as error:
+        listener.close()
         raise SettingsError(
             f"nobody can listen on {host}, port {port} ({error.strerror}): choose others with --host and --port"
         ) from error
+    return listener

@@ -50,7 +50,9 @@ class Callback:
         try:
             return parse_qsl(self.body.decode(), keep_blank_values=True, max_num_fields=_MOST_FORM_FIELDS)
         except ValueError as error:
-            raise UnreadableCallbackError("the body is no form: it has to be UTF-8 with at most 1,000 fields") from error
+            raise UnreadableCallbackError(
+                "the body is no form: it has to be UTF-8 with at most 1,000 fields"
+            ) from error
 
     def query(self) -> list[tuple[str, str]]:
         """The URL's parameters in their order; raises UnreadableCallbackError if there are too many."""

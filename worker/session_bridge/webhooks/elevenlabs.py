@@ -12,7 +12,7 @@ from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
 from session_bridge.webhooks.reports import elevenlabs as reports
-from session_bridge.webhooks.signature import CLOCK, Clock, hex_sha256, required, same, untrusted
+from session_bridge.webhooks.signature import CLOCK, Clock, hex_sha256, required, same_as_any, untrusted
 
 _WINDOW_SECONDS = 30 * 60
 
@@ -40,7 +40,7 @@ class ElevenLabs:
         if len(times[0]) > len(str(2**62)) or abs(self.clock() - int(times[0])) > _WINDOW_SECONDS:
             raise untrusted("ElevenLabs-Signature is not of the last half hour")
         expected = hex_sha256(self.secret, times[0].encode(), b".", callback.body)
-        if not any([same(digest, expected) for digest in digests]):
+        if not same_as_any(digests, expected):
             raise untrusted("ElevenLabs-Signature is not that of this body")
 
     def read(self, callback: Callback) -> Body:

@@ -32,7 +32,7 @@ class Exotel:
 
     secret: str = field(repr=False)
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
-    zone: tzinfo = ZoneInfo(DEFAULT_ZONE)
+    zone: tzinfo = field(default_factory=lambda: ZoneInfo(DEFAULT_ZONE))
     name: str = "exotel"
     path: str = "/exotel/{secret}"
     methods: tuple[str, ...] = ("POST", "GET")

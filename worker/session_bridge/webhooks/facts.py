@@ -119,7 +119,9 @@ def event(revision: int | None = None, **facts: JsonValue) -> str:
     return json.dumps(first | known, ensure_ascii=False, separators=(",", ":"))
 
 
-def kept(provider: str, what: str, body: Body, *, known: Iterable[str] = (), at: datetime | None = None) -> dict[str, str]:
+def kept(
+    provider: str, what: str, body: Body, *, known: Iterable[str] = (), at: datetime | None = None
+) -> dict[str, str]:
     """What is left of a body without the names that are `known`, as an event of its own; nothing if nothing is left.
 
     Its id comes from its content: repeated, it is the same one.
@@ -128,7 +130,8 @@ def kept(provider: str, what: str, body: Body, *, known: Iterable[str] = (), at:
     left = {name: value for name, value in body.items() if name not in taken and value not in ("", None)}
     if not left:
         return {}
-    facts: dict[str, JsonValue] = {"provider": provider, "event": what, "body": left}
+    kept_body: JsonValue = dict(left)
+    facts: dict[str, JsonValue] = {"provider": provider, "event": what, "body": kept_body}
     if at:
         facts["timestamp"] = iso(at)
     written = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)

@@ -100,7 +100,11 @@ def understand(body: Body) -> list[News]:
     if event in _NOTHING_TO_KEEP:
         return []
     room, egress = facts.part(body, "room"), facts.part(body, "egressInfo")
-    sid = facts.text(room.get("sid")) or facts.text(egress.get("roomId")) or facts.text(facts.part(body, "job", "room").get("sid"))
+    sid = (
+        facts.text(room.get("sid"))
+        or facts.text(egress.get("roomId"))
+        or facts.text(facts.part(body, "job", "room").get("sid"))
+    )
     if not sid:
         # An egress of a web page, or a job before it has a room.
         return []

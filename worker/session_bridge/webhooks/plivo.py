@@ -20,7 +20,7 @@ from session_bridge.recorder.snapshot import event_id_of
 from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
-from session_bridge.webhooks.signature import base64_sha256, required, same, untrusted
+from session_bridge.webhooks.signature import base64_sha256, required, same_as_any, untrusted
 
 _CENTS = 100
 _WORDS = {"timeout": "no-answer", "cancel": "canceled", "rejected": "busy"}
@@ -63,7 +63,7 @@ class Plivo:
             raise untrusted("what is signed cannot be read") from error
         expected = base64_sha256(self.auth_token, signed)
         # While an auth token is being changed there are two, by commas.
-        if not any([same(one.strip(), expected) for one in given.split(",")]):
+        if not same_as_any(map(str.strip, given.split(",")), expected):
             raise untrusted(f"X-Plivo-Signature-{version} is not that of this request")
 
     def read(self, callback: Callback) -> Body:
@@ -82,7 +82,7 @@ def signed_v2(callback: Callback, nonce: str) -> bytes:
 
 
 def signed_v3(callback: Callback, nonce: str) -> bytes:
-    """What version 3 signs: the URL with its parameters sorted, the body's sorted and written together, and the nonce."""
+    """What version 3 signs: the URL and its sorted parameters, the body's, sorted and run together, and the nonce."""
     parts = urlsplit(callback.url)
     signed = f"{parts.scheme}://{parts.netloc}{parts.path}"
     posted = [] if callback.method == "GET" else callback.form()

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from session_bridge.errors import MissingExtraError, SettingsError, UntrustedCallbackError
@@ -26,14 +26,17 @@ def required(secret: str, whose: str) -> str:
 
 def missing_extra(extra: str, error: ImportError) -> MissingExtraError:
     """The error of a module whose library is not installed."""
-    return MissingExtraError(
-        f"{error.name} is not installed: pip install 'call-session-bridge[webhooks,{extra}]'"
-    )
+    return MissingExtraError(f"{error.name} is not installed: pip install 'call-session-bridge[webhooks,{extra}]'")
 
 
 def same(given: str, expected: str) -> bool:
     """Whether two texts are the same, in a time that does not tell where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode("utf-8", "surrogateescape"))
+
+
+def same_as_any(given: Iterable[str], expected: str) -> bool:
+    """Whether one of these texts is the expected one; all are looked at, whichever it is."""
+    return sum(same(one, expected) for one in given) > 0
 
 
 def hex_sha256(key: str, *parts: bytes) -> str:

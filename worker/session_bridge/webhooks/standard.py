@@ -46,7 +46,9 @@ class Standard:
             base64.b64decode(key + "=" * (-len(key) % 4), validate=True)
             Webhook(self.secret)
         except (ValueError, EmptyWebhookSecretError) as error:
-            raise SettingsError("the secret of Standard Webhooks is no base64: copy it whole, whsec_ and all") from error
+            raise SettingsError(
+                "the secret of Standard Webhooks is no base64: copy it whole, whsec_ and all"
+            ) from error
 
     def verify(self, callback: Callback) -> None:
         """Raise UntrustedCallbackError unless one signature is that of this id, time and body, and of now."""

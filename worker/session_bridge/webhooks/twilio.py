@@ -21,7 +21,10 @@ from session_bridge.webhooks.news import News
 from session_bridge.webhooks.signature import missing_extra, required, same, untrusted
 
 try:
-    from twilio.request_validator import RequestValidator, get_signature_algorithm
+    from twilio.request_validator import (  # type: ignore[import-untyped]
+        RequestValidator,
+        get_signature_algorithm,
+    )
 except ModuleNotFoundError as error:
     raise missing_extra("twilio", error) from error
 

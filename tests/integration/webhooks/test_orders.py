@@ -72,13 +72,31 @@ def livekit(sid: str) -> Bodies:
     egress = {"egressId": "EG_1", "roomId": sid, "roomName": "room-1", "status": "EGRESS_ACTIVE"}
     ended = egress | {"status": "EGRESS_COMPLETE", "fileResults": [file]}
     report = {
-        "job_id": "AJ_1", "room_id": sid, "room": "room-1", "timestamp": at(60).timestamp(), "duration": 58.5,
+        "job_id": "AJ_1",
+        "room_id": sid,
+        "room": "room-1",
+        "timestamp": at(60).timestamp(),
+        "duration": 58.5,
         "started_at": at(1.5).timestamp(),
-        "chat_history": {"items": [
-            {"id": "item_1", "type": "message", "role": "assistant", "content": ["Hello?"], "created_at": at(4).timestamp()},
-            {"id": "item_2", "type": "message", "role": "user", "content": ["Good day."], "created_at": at(6).timestamp()},
-        ]},
-    }  # fmt: skip
+        "chat_history": {
+            "items": [
+                {
+                    "id": "item_1",
+                    "type": "message",
+                    "role": "assistant",
+                    "content": ["Hello?"],
+                    "created_at": at(4).timestamp(),
+                },
+                {
+                    "id": "item_2",
+                    "type": "message",
+                    "role": "user",
+                    "content": ["Good day."],
+                    "created_at": at(6).timestamp(),
+                },
+            ]
+        },
+    }
     return [
         event("room_started", 0),
         event("participant_joined", 2, participant=caller | {"state": "ACTIVE"}),
@@ -99,7 +117,12 @@ def plivo(sid: str) -> Bodies:
         return at(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
     common = {"CallUUID": sid, "From": FROM, "To": TO, "Direction": "outbound"}
-    hangup = {"HangupCauseName": "Normal Hangup", "HangupSource": "Callee", "Duration": "50", "TotalCost": "0.01300"}
+    hangup: dict[str, str] = {
+        "HangupCauseName": "Normal Hangup",
+        "HangupSource": "Callee",
+        "Duration": "50",
+        "TotalCost": "0.01300",
+    }
     times = {"StartTime": utc(0), "AnswerTime": utc(4), "EndTime": utc(54)}
     recording = {"RecordUrl": "https://plivo.test/1.mp3", "RecordingID": "r-1", "RecordingDurationMs": "49000"}
     return [
@@ -114,7 +137,7 @@ def vapi(sid: str) -> Bodies:
     def message(kind: str, seconds: float, **more: Any) -> dict[str, Any]:
         call = {"id": sid, "type": "inboundPhoneCall", "orgId": "org-1"}
         customer, phone = {"number": FROM}, {"number": TO}
-        head = {"type": kind, "timestamp": int(at(seconds).timestamp() * 1000), "call": call}
+        head: dict[str, Any] = {"type": kind, "timestamp": int(at(seconds).timestamp() * 1000), "call": call}
         return {"message": head | {"customer": customer, "phoneNumber": phone} | more}
 
     said = [
@@ -142,17 +165,27 @@ def vapi(sid: str) -> Bodies:
 
 
 def retell(sid: str) -> Bodies:
-    start = {"call_id": sid, "agent_id": "a-1", "from_number": FROM, "to_number": TO, "direction": "inbound"}
+    start: dict[str, Any] = {
+        "call_id": sid,
+        "agent_id": "a-1",
+        "from_number": FROM,
+        "to_number": TO,
+        "direction": "inbound",
+    }
     start |= {"call_status": "ongoing", "start_timestamp": int(at(0).timestamp() * 1000)}
     said = [
         {"role": "agent", "content": "Hello?", "words": [{"word": "Hello?", "start": 0.5, "end": 1.0}]},
         {"role": "user", "content": "Good day.", "words": [{"word": "Good", "start": 2.0, "end": 2.5}]},
     ]
     end = start | {
-        "call_status": "ended", "end_timestamp": int(at(60).timestamp() * 1000), "duration_ms": 60_000,
-        "disconnection_reason": "user_hangup", "transcript_object": said, "transcript": "Agent: Hello?\nUser: Good day.",
+        "call_status": "ended",
+        "end_timestamp": int(at(60).timestamp() * 1000),
+        "duration_ms": 60_000,
+        "disconnection_reason": "user_hangup",
+        "transcript_object": said,
+        "transcript": "Agent: Hello?\nUser: Good day.",
         "call_cost": {"combined_cost": 12.5, "product_costs": [{"product": "elevenlabs_tts", "cost": 12.5}]},
-    }  # fmt: skip
+    }
     # The price is settled after the call.
     settled = {"call_cost": {"combined_cost": 13.5, "product_costs": [{"product": "elevenlabs_tts", "cost": 13.5}]}}
     analysis = {"call_analysis": {"call_summary": "A greeting.", "user_sentiment": "Neutral", "call_successful": True}}
@@ -168,7 +201,7 @@ def elevenlabs(sid: str) -> Bodies:
         {"role": "agent", "message": "Hello?", "time_in_call_secs": 0},
         {"role": "user", "message": "Good day.", "time_in_call_secs": 3},
     ]
-    metadata = {"start_time_unix_secs": int(START.timestamp()), "call_duration_secs": 60, "cost": 100}
+    metadata: dict[str, Any] = {"start_time_unix_secs": int(START.timestamp()), "call_duration_secs": 60, "cost": 100}
     data = {"agent_id": "a-1", "conversation_id": sid, "status": "done", "transcript": said, "metadata": metadata}
     analysis = {"call_successful": "success", "transcript_summary": "A greeting."}
     stamp = int(at(70).timestamp())
@@ -189,15 +222,31 @@ def standard(sid: str) -> Bodies:
 
 
 PROVIDERS: dict[str, Callable[[str], Bodies]] = {
-    "twilio": twilio, "exotel": exotel, "livekit": livekit, "plivo": plivo, "vapi": vapi, "retell": retell,
-    "elevenlabs": elevenlabs, "standard": standard,
-}  # fmt: skip
+    "twilio": twilio,
+    "exotel": exotel,
+    "livekit": livekit,
+    "plivo": plivo,
+    "vapi": vapi,
+    "retell": retell,
+    "elevenlabs": elevenlabs,
+    "standard": standard,
+}
 # When it was archived, in how many drains, and under which name.
 NOT_COMPARED = ("id", "session_id", "call_sid", "drains", "first_archived_at", "archived_at", "content_digest")
 TABLES = (
-    "call_sessions", "call_transcripts", "call_messages", "call_transitions", "call_metrics", "call_tool_calls",
-    "call_participants", "call_cost_events", "call_recordings", "call_cost_breakdowns", "call_analysis", "call_events",
-)  # fmt: skip
+    "call_sessions",
+    "call_transcripts",
+    "call_messages",
+    "call_transitions",
+    "call_metrics",
+    "call_tool_calls",
+    "call_participants",
+    "call_cost_events",
+    "call_recordings",
+    "call_cost_breakdowns",
+    "call_analysis",
+    "call_events",
+)
 
 
 async def archive_of(bridge: Any, sid: str) -> dict[str, list[str]]:
