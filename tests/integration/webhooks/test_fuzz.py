@@ -82,7 +82,7 @@ def shaped(*names: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(names) | st.text(max_size=8), anything, max_size=8)
 
 
-CALL = "start_timestamp end_timestamp call_status transcript_object transcript_with_tool_calls call_cost latency call_analysis"
+CALL = "start_timestamp end_timestamp call_status transcript_object transcript_with_tool_calls call_cost latency"
 BODIES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "twilio": st.builds(lambda more: {"CallSid": "CA1"} | more, forms),
     "exotel": st.builds(lambda more: {"CallSid": "e1"} | more, forms | shaped(*FORM_NAMES)),
@@ -111,7 +111,7 @@ BODIES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "retell": st.builds(
         lambda event, more: {"event": event, "call": {"call_id": "r1"} | more},
         st.sampled_from(["call_started", "call_ended", "call_analyzed", "other"]),
-        shaped(*CALL.split()),
+        shaped(*CALL.split(), "call_analysis"),
     ),
     "elevenlabs": st.builds(
         lambda kind, more, metadata: {"type": kind, "data": {"conversation_id": "l1", "metadata": metadata} | more},
