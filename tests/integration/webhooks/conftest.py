@@ -76,7 +76,7 @@ class Callers:
         path = f"/exotel/{TOKEN.replace(' ', '-')}"
         if "Legs" in body:
             return path, _JSON, json.dumps(body).encode()
-        return path, _FORM, urlencode(body).encode()
+        return path, _FORM, urlencode(body, errors="replace").encode()
 
     def _livekit(self, body: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
         content = json.dumps(body).encode()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 PATHS = ("twilio", "exotel/guess", "livekit", "plivo", "vapi", "retell", "elevenlabs", "standard", "live", "ready")
 QUICK = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 scalars = (
