@@ -211,11 +211,9 @@ def test_what_vapis_report_says_again_is_not_written_twice(shared_vectors: Path)
 
 
 def test_standard_webhooks_have_the_contracts_names() -> None:
-    data = {"call_sid": "c1", "status": "busy", "metadata": {"a": 1}, "message:1": {"role": "user", "content": "x"}}
-    body = {"type": "call.updated", "timestamp": "2026-11-20T10:00:00Z", "data": data | {"colour": "red"}}
-    news = only(
-        standard.understand({**body, "data": data | {"colour": "red", "status_by": "me", "finalized_by": "me"}})
-    )
+    data: dict[str, Any] = {"call_sid": "c1", "status": "busy", "metadata": {"a": 1}, "colour": "red"}
+    data |= {"message:1": {"role": "user", "content": "x"}, "status_by": "me", "finalized_by": "me"}
+    news = only(standard.understand({"type": "call.updated", "timestamp": "2026-11-20T10:00:00Z", "data": data}))
     assert (news.ended, news.fields["status_sequence"]) == (True, "1795168800000")
     assert json.loads(news.fields["metadata"]) == {"a": 1}
     assert kept(news) == {"colour": "red"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime as dt
+import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,9 +175,6 @@ def test_livekits_cases(shared_vectors: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "valid"), [(300, True), (-3600, False)])
 def test_a_token_of_livekit_is_valid_for_its_time(seconds: int, valid: bool) -> None:
-    import base64
-    import hashlib
-
     body = b'{"event":"room_finished"}'
     digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
     token = AccessToken("key", "a secret that is long enough for it").with_sha256(digest)
@@ -223,6 +223,14 @@ def test_version_3_is_what_plivos_library_makes_of_it(method: str, url: str, par
     both = {**headers, "x-plivo-signature-v3": f"AAAA,{signature}"}
     assert accepts(provider, dataclasses.replace(callback, headers=both | FORM))
     assert not accepts(provider, dataclasses.replace(callback, url=url.replace("calls", "balls")))
+
+
+def test_plivo_posts_no_json() -> None:
+    body = b'{"CallUUID": "u-1"}'
+    signed = f"https://calls.test/plivo?.{body.decode()}.12345".encode()
+    signature = base64.b64encode(hmac.new(b"t", signed, hashlib.sha256).digest()).decode()
+    headers = {"x-plivo-signature-v3": signature, "x-plivo-signature-v3-nonce": "12345"}
+    assert not accepts(Plivo("t"), Callback("POST", "https://calls.test/plivo", headers | JSON, body))
 
 
 # -- Retell, ElevenLabs, Standard Webhooks ----------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from session_bridge.contract.fields import FinalizedBy
+from session_bridge.contract.fields import STATUS_FIELDS, FinalizedBy
 from session_bridge.contract.keys import Keys, is_call_sid
-from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status, words_for
+from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status, status_of, words_for
 from session_bridge.errors import RedisUnavailableError, UnreadableCallbackError
 from session_bridge.recorder.scripts import Script
 from session_bridge.recorder.snapshot import text_bytes
@@ -27,7 +27,7 @@ def _word_list(statuses: Iterable[Status]) -> str:
     return f" {' '.join(sorted(word for status in statuses for word in words_for(status)))} "
 
 
-_ENDS, _PROVISIONAL = _word_list(TERMINAL), _word_list(PROVISIONAL)
+_WORDS = tuple(map(_word_list, (TERMINAL, PROVISIONAL, set(Status) - TERMINAL - PROVISIONAL)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,16 @@ class Delivery:
     def _arguments(self, news: News, provider: str) -> tuple[str | bytes, ...]:
         fields = dict(news.fields)
         fields.setdefault("provider", provider)
-        if "status" in fields:
+        if status_of(fields.get("status", "")) is None:
+            # A word that nobody knows is kept, and takes no known one's place.
+            told = {name: fields.pop(name, "") for name in STATUS_FIELDS if name.startswith("status")}
+            fields |= {"unknown_status": told["status"]} if told["status"] else {}
+        else:
             fields.setdefault("status_by", provider)
         keys = (self.keys.session(news.call_sid), self.keys.ready, self.keys.opened)
         over = ("1" if news.ended else "", news.reason or f"{provider} webhook", FinalizedBy.WEBHOOK.value)
         pairs = [text_bytes(part) for pair in fields.items() for part in pair]
-        return (*keys, news.call_sid, str(self.ttl_seconds), *over, self.keys.wake, _ENDS, _PROVISIONAL, *pairs)
+        return (*keys, news.call_sid, str(self.ttl_seconds), *over, self.keys.wake, *_WORDS, *pairs)
 
     async def _run(self, runs: Sequence[tuple[str | bytes, ...]]) -> None:
         answers = await self._evaluate(runs)

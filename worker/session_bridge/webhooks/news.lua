@@ -2,13 +2,13 @@
 -- by the rules with which `drain/combine.py` joins what comes later still: keep the two alike. Needs times.lua before it.
 -- KEYS: the live session, the ready set, the opened set.
 -- ARGV: the call SID; the TTL in seconds; '1' if the call is over, else ''; why and by whom its drain is asked for; the
--- channel that wakes the workers; the words for an end and for an end that was only inferred, each set between blanks;
--- then name and value of each field.
+-- channel that wakes the workers; the words for an end, for an end that was only inferred and for what comes before an
+-- end, each set between blanks; then name and value of each field.
 -- Returns 1.
 local key, ready, opened = KEYS[1], KEYS[2], KEYS[3]
 local sid, ttl, over, reason, by, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local ends, provisional = ARGV[7], ARGV[8]
-local first = 9
+local ends, provisional, before_ends = ARGV[7], ARGV[8], ARGV[9]
+local first = 10
 
 local given = {}
 for i = first, #ARGV, 2 do
@@ -32,7 +32,7 @@ end
 -- Whether the status given holds against the one that is written.
 local function status_holds()
   local old = redis.call('HGET', key, 'status')
-  if not old then return true end
+  if not old or not among(old, ends .. provisional .. before_ends) then return true end
   local was_over, is_over = among(old, ends), among(given['status'], ends)
   if among(old, provisional) then return not stale or is_over end
   if was_over ~= is_over then return is_over end

@@ -57,6 +57,8 @@ class Plivo:
         nonce = callback.header(f"x-plivo-signature-{version}-nonce")
         if not given or not nonce:
             raise untrusted(f"there is no X-Plivo-Signature-{version} with its nonce")
+        if callback.method != "GET" and callback.is_json:
+            raise untrusted("Plivo posts forms, and signs them as such; this is JSON")
         try:
             signed = signed_v2(callback, nonce) if self.signature == "v2" else signed_v3(callback, nonce)
         except (ValueError, UnreadableCallbackError) as error:
@@ -67,7 +69,7 @@ class Plivo:
             raise untrusted(f"X-Plivo-Signature-{version} is not that of this request")
 
     def read(self, callback: Callback) -> Body:
-        """The form, the JSON or the parameters."""
+        """The form or the parameters."""
         return callback.fields()
 
     def understand(self, body: Body) -> list[News]:

@@ -10,6 +10,7 @@ a callback that is repeated says nothing new.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -53,7 +54,7 @@ class _Parameters:
     def __len__(self) -> int:
         return len(self._values)
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def getall(self, name: str) -> list[str]:
