@@ -84,6 +84,9 @@ async def together_and_apart(
                 await client.hset(key, mapping=first)
             if in_archive:
                 archived = combine(None, understood(await client.hgetall(key)), requested=False)
+                # What was only inferred is left out when an archived call is read back.
+                for name in archived.inferred:
+                    del archived.state[name]
                 await client.delete(key)
             await delivery.deliver([News(sid, dict(second))], "twilio")
             found = combine(archived, understood(await client.hgetall(key)), requested=False)
