@@ -94,12 +94,20 @@ def redis_url(valkey: EmbeddedValkey) -> str:
 @pytest.fixture(scope="session")
 def shared_calls() -> Path:
     """The folder of recorded calls, which is no part of the checkout."""
+    return _shared("calls", "recorded calls")
+
+
+@pytest.fixture(scope="session")
+def shared_vectors() -> Path:
+    """The folder of the providers' own cases for signatures and bodies, which is no part of the checkout."""
+    return _shared("vectors", "cases of the providers")
+
+
+def _shared(name: str, what: str) -> Path:
     shared = os.environ.get("SESSION_BRIDGE_SHARED")
-    folder = (Path(shared) if shared else CHECKOUT.parent / "shared") / "calls"
+    folder = (Path(shared) if shared else CHECKOUT.parent / "shared") / name
     if not folder.is_dir():
-        pytest.skip(
-            f"there are no recorded calls in {folder}; SESSION_BRIDGE_SHARED names the folder that holds calls/"
-        )
+        pytest.skip(f"there are no {what} in {folder}; SESSION_BRIDGE_SHARED names the folder that holds {name}/")
     return folder
 
 

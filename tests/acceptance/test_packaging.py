@@ -147,6 +147,20 @@ def test_a_command_whose_extra_is_missing_says_which_to_install(base: Environmen
     assert "call-session-bridge[worker" in line
 
 
+def test_the_webhooks_say_which_extras_they_need(base: Environment, wheel: Path, tmp_path: Path) -> None:
+    assert "call-session-bridge[webhooks]" in base.run("session-bridge", "webhooks").stderr
+    environment = Environment(tmp_path / "webhooks")
+    environment.install(f"{wheel}[webhooks]")
+    listed = environment.run("python", "-m", "pip", "list", "--format", "freeze").stdout.lower()
+    assert not any(name in listed for name in ("twilio", "livekit", "retell", "standardwebhooks", "plivo", "psycopg"))
+    modules = ", ".join(f"session_bridge.webhooks.{name}" for name in ("app", "exotel", "plivo", "vapi", "elevenlabs"))
+    assert environment.run("python", "-W", "error", "-c", f"import {modules}").stderr == ""
+    secrets = {"REDIS_URL": "redis://127.0.0.1:1/0", "SESSION_BRIDGE_TWILIO_AUTH_TOKEN": "token"}
+    done = environment.run("session-bridge", "webhooks", environment=secrets)
+    assert done.returncode == 1
+    assert "pip install 'call-session-bridge[webhooks,twilio]'" in done.stderr
+
+
 def test_the_wheel_migrates_an_empty_database(worker: Environment, empty_database_url: str, redis_url: str) -> None:
     addresses = {"DATABASE_URL": empty_database_url, "REDIS_URL": redis_url}
     done = worker.run("session-bridge", "migrate", environment=addresses)

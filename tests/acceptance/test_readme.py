@@ -75,6 +75,31 @@ def test_the_fastapi_example_answers_503_when_redis_is_away() -> None:
     assert answer.headers["Retry-After"] == "5"
 
 
+def test_the_mounted_webhooks_hear_a_call(redis_url: str) -> None:
+    from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
+
+    code = block("python", "app.mount(").replace("redis://localhost:6379/0", redis_url)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    form = {"CallSid": "CA1", "CallStatus": "completed"}
+    url = "https://calls.example.com/webhooks/twilio"
+    signature = RequestValidator("auth token").compute_signature(url, form)
+    with TestClient(scope["app"]) as http, redis.Redis.from_url(redis_url) as client:
+        assert http.post("/webhooks/twilio", data=form).status_code == 403
+        assert not client.keys()
+        heard = http.post("/webhooks/twilio", data=form, headers={"X-Twilio-Signature": signature})
+        assert heard.status_code == 200
+        assert client.zscore("session-bridge:ready", "CA1") is not None
+
+
+def test_the_example_of_standard_webhooks_is_understood() -> None:
+    from session_bridge.webhooks.standard import understand
+
+    [news] = understand(json.loads(block("json", "call.ended")))
+    assert (news.call_sid, news.ended, news.fields["provider"]) == ("c-17", True, "telnyx")
+    assert json.loads(news.fields["message:1"])["content"] == "A table for two, please."
+
+
 def test_the_plain_commands_of_any_language_are_what_the_bridge_understands(redis_url: str) -> None:
     commands = block("text", "HSET session:CA0123 provider")
     with redis.Redis.from_url(redis_url) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -196,3 +197,64 @@ def test_nothing_said_is_missing_after_a_join_and_reading_again_adds_nothing(kep
 def test_an_end_reason_keeps_the_providers_own_word(given: dict[str, Any], reason: str, raw: str) -> None:
     state = combine(None, call(**given), requested=True).state
     assert (state["end_reason"], state["end_reason_raw"]) == (reason, raw)
+
+
+# -- revisions, and what nobody said ----------------------------------------------------------------------------------
+
+
+recording = MODELS[Family.RECORDING].event
+
+
+def with_recording(revision: int | None, url: str, *, at: int | None = None) -> Call:
+    made = call(at=at)
+    extra = None if revision is None else json.dumps({"revision": revision})
+    made.events[Family.RECORDING] = [
+        recording(event_id="RE1", recording_sid="RE1", recording_url=url, duration_seconds=5.0, extra=extra)
+    ]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("archived_as", "read_as", "holds"),
+    [
+        ((1, None), (2, None), "read"),
+        ((2, None), (1, None), "archived"),
+        ((2, None), (2, None), "read"),
+        # Without a revision in both, the newer one holds.
+        ((2, None), (None, None), "read"),
+        ((None, None), (1, None), "read"),
+        ((None, 5), (9, 1), "archived"),
+        # A revision says more than a time.
+        ((1, 5), (2, 1), "read"),
+        ((2, 1), (1, 5), "archived"),
+    ],
+)
+def test_of_two_revisions_of_an_event_the_greater_holds(
+    archived_as: tuple[int | None, int | None], read_as: tuple[int | None, int | None], holds: str
+) -> None:
+    kept = with_recording(archived_as[0], "archived", at=archived_as[1])
+    combined = combine(kept, with_recording(read_as[0], "read", at=read_as[1]), requested=False)
+    [event] = combined.of(Family.RECORDING)
+    assert event.recording_url == holds
+
+
+def test_a_call_of_which_only_the_answer_is_known_began_then() -> None:
+    combined = combine(None, call(answered_at=NOON), requested=False)
+    assert (combined.state["started_at"], combined.inferred) == (NOON, {"started_at"})
+    told = combine(None, call(answered_at=NOON, started_at=NOON - timedelta(seconds=5)), requested=False)
+    assert (told.state["started_at"], told.inferred) == (NOON - timedelta(seconds=5), set())
+
+
+def test_the_calls_recording_is_the_latest_unless_somebody_says_which() -> None:
+    made = call()
+    made.events[Family.RECORDING] = [
+        recording(event_id="RE2", timestamp="2026-11-20T12:00:05+00:00", recording_sid="RE2", recording_url="second"),
+        recording(event_id="RE1", timestamp="2026-11-20T12:00:01+00:00", recording_sid="RE1", recording_url="first"),
+        recording(event_id="RE3", timestamp="2026-11-20T12:00:09+00:00", recording_sid="RE3", status="absent"),
+    ]
+    combined = combine(None, made, requested=False)
+    assert (combined.state["recording_sid"], combined.state["recording_url"]) == ("RE2", "second")
+    assert combined.inferred == {"recording_sid", "recording_url"}
+    said = with_recording(None, "an event's")
+    said.state["recording_url"] = "the writer's"
+    assert combine(None, said, requested=False).state["recording_url"] == "the writer's"

@@ -58,5 +58,13 @@ class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
 
 
-class UnreadableReportError(BridgeError):
+class UntrustedCallbackError(BridgeError):
+    """A webhook's request is not proven to be its provider's: the signature, the secret or the address is wrong."""
+
+
+class UnreadableCallbackError(BridgeError):
+    """A webhook's request is its provider's, and its body cannot be read."""
+
+
+class UnreadableReportError(UnreadableCallbackError):
     """A provider's callback that lacks what it must have; the provider is answered 400 with these words."""

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         86_400, gt=0, description="how long a provider must go on not knowing a silent call before it is abandoned"
     )
     twilio_account_sid: str | None = Field(None, description="Twilio account to ask whether a call lives")
-    twilio_auth_token: SecretStr | None = Field(None, description="its auth token")
+    twilio_auth_token: SecretStr | None = Field(None, description="its auth token, which it signs webhooks with too")
     twilio_api_key: str | None = Field(None, description="an API key of it (SK…), instead of the auth token")
     twilio_api_secret: SecretStr | None = Field(None, description="that key's secret")
     twilio_url: str = Field("https://api.twilio.com", description="Twilio's API; another one for another region")
@@ -96,18 +96,43 @@ class Settings(BaseSettings):
     exotel_url: str = Field("https://api.exotel.com", description="Exotel's API; https://api.in.exotel.com for Mumbai")
     exotel_time_zone: str = Field("Asia/Kolkata", description="zone of Exotel's times, which come without one")
     livekit_url: str | None = Field(None, description="LiveKit server to ask whether a room lives (wss:// or https://)")
-    livekit_api_key: str | None = Field(None, description="its API key")
+    livekit_api_key: str | None = Field(None, description="its API key, which it signs webhooks with too")
     livekit_api_secret: SecretStr | None = Field(None, description="that key's secret")
     health_port: int | None = Field(
         None, ge=0, le=65_535, description="port of a worker's /live, /ready and /metrics; none if not set, 0 for any"
     )
     health_host: str = Field("127.0.0.1", min_length=1, description="address on which that port listens")
+    webhooks_host: str = Field("127.0.0.1", min_length=1, description="address on which the webhooks listen")
+    webhooks_port: int = Field(8090, ge=0, le=65_535, description="port of the webhooks; 0 takes any free one")
+    webhooks_public_url: str | None = Field(
+        None,
+        description="what stands before the path where providers call, https://calls.example.com; signatures hold it",
+    )
+    webhooks_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-* headers are believed, set apart by commas"
+    )
+    webhooks_max_bytes: int = Field(DEFAULT_MAX_FIELD_BYTES, ge=1024, description="a larger body is answered 413")
+    exotel_secret: SecretStr | None = Field(None, description="last part of the path of Exotel's webhooks")
+    exotel_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks from which Exotel's webhooks may come; none for everywhere"
+    )
+    plivo_auth_token: SecretStr | None = Field(None, description="auth token that Plivo signs webhooks with")
+    plivo_signature: Literal["v3", "v2"] = Field(
+        "v3", description="version of Plivo's signatures; v2 does not cover the body"
+    )
+    vapi_secret: SecretStr | None = Field(None, description="secret in a header of Vapi's webhooks")
+    vapi_header: str = Field("X-Vapi-Secret", min_length=1, description="name of that header")
+    retell_api_key: SecretStr | None = Field(None, description="API key that Retell signs webhooks with")
+    elevenlabs_secret: SecretStr | None = Field(None, description="secret that ElevenLabs signs webhooks with")
+    standard_secret: SecretStr | None = Field(
+        None, description="secret of Standard Webhooks, whsec_…, for everybody else"
+    )
     log_format: Literal["console", "json"] = Field("console", description="log lines for people or for programs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level that is logged"
     )
 
-    @field_validator("ignore_fields", mode="before")
+    @field_validator("ignore_fields", "webhooks_trusted_proxies", "exotel_addresses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -145,9 +170,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_what_loses_data(self) -> Settings:
-        if (self.redis_url is None) != (self.database_url is None):
-            given, missing = ("REDIS_URL", "DATABASE_URL") if self.redis_url else ("DATABASE_URL", "REDIS_URL")
-            raise ValueError(f"{given} is set and {missing} is not; set both, or neither for embedded servers")
+        self._refuse_half_a_deployment()
         if self.ttl_seconds < 2 * self.sweep_seconds:
             raise ValueError(
                 f"{PREFIX}TTL_SECONDS={self.ttl_seconds} is shorter than two sweeps ({PREFIX}SWEEP_SECONDS="
@@ -165,6 +188,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    def _refuse_half_a_deployment(self) -> None:
+        if (self.redis_url is None) != (self.database_url is None):
+            given, missing = ("REDIS_URL", "DATABASE_URL") if self.redis_url else ("DATABASE_URL", "REDIS_URL")
+            raise ValueError(f"{given} is set and {missing} is not; set both, or neither for embedded servers")
+
     @property
     def keys(self) -> Keys:
         """The names of this deployment's Redis keys."""
@@ -181,6 +209,14 @@ class Settings(BaseSettings):
         return self.lease_seconds / 2
 
 
+class RedisSettings(Settings):
+    """The settings of a process that only writes live sessions, and needs no address of the archive."""
+
+    def _refuse_half_a_deployment(self) -> None:
+        if self.redis_url is None:
+            raise ValueError("REDIS_URL is not set: set it to the Redis in which the live sessions are")
+
+
 @dataclass(frozen=True, slots=True)
 class SettingLine:
     """One setting as `session-bridge settings` shows it."""
@@ -191,10 +227,10 @@ class SettingLine:
     meaning: str
 
 
-def load_settings(**given: object) -> Settings:
+def load_settings(kind: type[Settings] = Settings, /, **given: object) -> Settings:
     """The settings of the environment, `given` before it. Raises SettingsError with every reason in one line."""
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+        return kind(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         reasons = []
         for detail in error.errors():

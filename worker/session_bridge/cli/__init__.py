@@ -13,5 +13,6 @@ def main() -> None:
         if error.name is not None and error.name.partition(".")[0] == "session_bridge":
             raise
         command = " ".join(["session-bridge", *sys.argv[1:2]])
-        sys.exit(f"`{command}` needs packages that are not installed: pip install 'call-session-bridge[worker]'")
+        extra = "webhooks" if sys.argv[1:2] == ["webhooks"] else "worker"
+        sys.exit(f"`{command}` needs packages that are not installed: pip install 'call-session-bridge[{extra}]'")
     app(prog_name="session-bridge")

@@ -14,6 +14,7 @@ _COMMANDS = {
     "up": "session_bridge.cli.up",
     "play": "session_bridge.cli.up",
     "worker": "session_bridge.cli.worker",
+    "webhooks": "session_bridge.cli.webhooks",
     "sweep": "session_bridge.cli.sweep",
     "migrate": "session_bridge.cli.archive",
     "adopt": "session_bridge.cli.archive",

@@ -83,6 +83,11 @@ def status_of(word: str) -> Status | None:
     return _STATUSES.get(_plain(word))
 
 
+def words_for(status: Status) -> list[str]:
+    """The words that mean this status, as they are compared: in small letters, with underscores."""
+    return _STATUS_WORDS[status].split()
+
+
 def end_reason_of(word: str) -> EndReason:
     """The end reason that `word` means; `unknown` for words not in the table."""
     return _END_REASONS.get(_plain(word), EndReason.UNKNOWN)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TypeVar, cast
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family, FinalizedBy
@@ -23,6 +24,11 @@ _INFERRED, _WRITER = "inferred", "writer"
 _WEIGHTS: dict[Value, int] = {_INFERRED: 0, _WRITER: 1}
 _PROVIDER = 2
 _END_REASONS = frozenset(EndReason)
+_RECORDING = {
+    "recording_sid": "recording_sid",
+    "recording_url": "recording_url",
+    "duration_seconds": "recording_duration_seconds",
+}
 _STATUS = ("status", "status_raw", "status_by", "status_sequence")
 
 
@@ -37,6 +43,8 @@ def combine(archived: Call | None, read: Call, *, requested: bool) -> Call:
     if requested:
         _end(read)
     _infer_end(read)
+    _infer_start(read)
+    _infer_recording(read)
     return read
 
 
@@ -95,8 +103,29 @@ def _join(archived: Call, read: Call) -> None:
 def _join_events(older: Sequence[_Item], newer: Sequence[_Item]) -> list[_Item]:
     if not older:
         return list(newer)
-    newest = {_event_key(event): event for event in older} | {_event_key(event): event for event in newer}
+    newest = {_event_key(event): event for event in older}
+    for event in newer:
+        key = _event_key(event)
+        if key not in newest or not _is_outdated(event, newest[key]):
+            newest[key] = event
     return list(newest.values())
+
+
+def _is_outdated(event: Event | UnknownEvent, other: Event | UnknownEvent) -> bool:
+    """Whether `other` is a later revision of this event. Without a revision in both, the newer writing holds."""
+    revision = _revision(event)
+    if revision is None:
+        return False
+    known = _revision(other)
+    return known is not None and known > revision
+
+
+def _revision(event: Event | UnknownEvent) -> int | None:
+    text = event.payload if isinstance(event, UnknownEvent) else getattr(event, "extra", None)
+    if not isinstance(text, str) or '"revision"' not in text:
+        return None
+    revision = from_json(text).get("revision")
+    return revision if isinstance(revision, int) else None
 
 
 def _event_key(event: Event | UnknownEvent) -> tuple[str, str]:
@@ -160,6 +189,27 @@ def _infer_end(call: Call) -> None:
         if activity is not None:
             state["ended_at"] = activity
             call.inferred.add("ended_at")
+
+
+def _infer_start(call: Call) -> None:
+    """A call began when it was answered, or before: some webhooks tell of an end and how long it was talked."""
+    if "started_at" not in call.state and "answered_at" in call.state:
+        call.state["started_at"] = call.state["answered_at"]
+        call.inferred.add("started_at")
+
+
+def _infer_recording(call: Call) -> None:
+    """The call's own recording is the latest of its recordings, if nobody has said which it is."""
+    if any(name in call.state for name in _RECORDING.values()):
+        return
+    recordings = [event for event in call.of(Family.RECORDING) if event.recording_url]
+    if recordings:
+        latest = max(recordings, key=lambda event: (event.timestamp or "", event.event_id))
+        for name, column in _RECORDING.items():
+            value = getattr(latest, name)
+            if value is not None:
+                call.state[column] = value
+                call.inferred.add(column)
 
 
 def join_history(archived: list[dict[str, JsonValue]], read: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from importlib.resources import files
 
 from redis import exceptions
 
 from session_bridge.contract.keys import Keys
 from session_bridge.recorder.entries import Entry, Kind, Line, Request
+from session_bridge.recorder.scripts import Script
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
 
-_SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_bytes() for name in ("open", "merge")}
-_DIGESTS = {name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in _SCRIPTS.items()}
+_SCRIPTS = {"open": Script.load("open"), "merge": Script.load("times", "merge")}
 
 # One HSET holds Redis for as long as it takes: these keep it well under a millisecond.
 _PAIRS_PER_COMMAND = 500
@@ -73,7 +71,7 @@ class Batch:
         # Loaded each time, and so never missing after a restart; sent once, however many calls use it.
         for name in ("open", "merge") if aged else ("open",):
             if aged or any(call.opened_at is not None for call in calls.values()):
-                self.commands.append(("SCRIPT", "LOAD", _SCRIPTS[name]))
+                self.commands.append(("SCRIPT", "LOAD", _SCRIPTS[name].text))
                 self._owners.append(None)
         for call in calls.values():
             commands = call.aged(keys) if aged else call.fresh(keys)
@@ -176,7 +174,7 @@ class _Call:
             *self._opening(key),
             *[("HSET", key, *pairs) for pairs in _chunks(self.events)],
             (
-                *("EVALSHA", _DIGESTS["merge"], 2, key, keys.ready),
+                *("EVALSHA", _SCRIPTS["merge"].digest, 2, key, keys.ready),
                 *(line.sid, self.at, line.ttl_seconds),
                 *("" if request is None else request.due_ms, self.resume_until or ""),
                 *("" if request is None else request.reason or "", "" if request is None else request.by.value),
@@ -187,7 +185,7 @@ class _Call:
 
     def _opening(self, key: str) -> Iterator[Command]:
         if self.opened_at is not None:
-            yield ("EVALSHA", _DIGESTS["open"], 1, key, self.opened_at)
+            yield ("EVALSHA", _SCRIPTS["open"].digest, 1, key, self.opened_at)
 
     def _announcement(self, keys: Keys) -> Command:
         opened = int(datetime.fromisoformat(self.at).timestamp() * 1000)
