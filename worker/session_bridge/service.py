@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from session_bridge.archive.connection import ArchiveConnections
+from session_bridge.archive.credits import CreditPolicy
 from session_bridge.contract.keys import Keys
 from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.loop import DrainLoop
+from session_bridge.drain.money import Money
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
+from session_bridge.live.budgets import BudgetBoard
 from session_bridge.live.overview import Overview
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.server import claim_archive, connect, require_usable
@@ -39,6 +42,8 @@ class Bridge:
     overview: Overview
     scan: SessionScan
     sweeper: Sweeper
+    board: BudgetBoard
+    money: Money
 
     @property
     def queue_redis_url(self) -> str:
@@ -66,6 +71,14 @@ def understanding_of(settings: Settings) -> Understanding:
     return Understanding(settings.ignore_fields, settings.max_events, settings.metric_unit, settings.zone)
 
 
+def credit_policy_of(settings: Settings) -> CreditPolicy | None:
+    """How these settings have calls settled; None if they do not."""
+    if settings.credits == "off":
+        return None
+    floor = settings.credit_floor_cents if settings.credits == "floor" else None
+    return CreditPolicy(settings.credit_currency, floor)
+
+
 def archive_of(settings: Settings) -> ArchiveConnections:
     """Connections to the archive of these settings, not opened yet.
 
@@ -87,10 +100,22 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
     redis = connect(redis_url)
     async with redis, archive_of(settings) as connections:
         live = LiveSessions(redis, keys, max_field_bytes=settings.max_field_bytes)
-        rules = DrainRules(
-            understanding_of(settings), load_outcome(settings.outcome), settings.lease_seconds, settings.max_attempts
+        board = BudgetBoard(redis, keys)
+        money = Money(
+            connections,
+            board,
+            rated=settings.rates,
+            policy=credit_policy_of(settings),
+            every_seconds=settings.rates_seconds,
         )
-        drainer = Drainer(live, connections, rules, concurrency=settings.concurrency)
+        rules = DrainRules(
+            understanding_of(settings),
+            load_outcome(settings.outcome),
+            settings.lease_seconds,
+            settings.max_attempts,
+            money.rules,
+        )
+        drainer = Drainer(live, connections, rules, money, concurrency=settings.concurrency)
         overview = Overview(redis, keys)
         loop = DrainLoop(
             redis,
@@ -112,7 +137,7 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             settings.zone,
         )
         sweeper = Sweeper(scan, connections, sweep_rules)
-        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper)
+        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, board, money)
         if check:
             await bridge.check()
         yield bridge

@@ -79,10 +79,19 @@ TRANSCRIPTS = Table(
 )
 COST_BREAKDOWNS = Table(
     "call_cost_breakdowns",
-    ("session_id", "currency", "tenant_id", "by_service", "total_cost_cents"),
+    (
+        "session_id",
+        "currency",
+        "tenant_id",
+        "by_service",
+        "total_cost_cents",
+        "reported_cents",
+        "computed_cents",
+        "computed",
+    ),
     ("session_id", "currency"),
-    frozenset(("by_service",)),
-    frozenset(("total_cost_cents",)),
+    frozenset(("by_service", "computed")),
+    frozenset(("total_cost_cents", "reported_cents", "computed_cents")),
 )
 ANALYSIS = Table(
     "call_analysis",
