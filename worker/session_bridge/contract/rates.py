@@ -11,21 +11,17 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import cast
+from typing import TypeAlias, cast
 
 from session_bridge.contract.times import EARLIEST
-from session_bridge.contract.vocabulary import MetricType
 
 DEFAULT_CURRENCY = "USD"
 PLACES = 10
-_SMALLEST = Decimal(1).scaleb(-PLACES)
 _NONE = Decimal(0)
-# A quantity past this is nobody's usage, and a negative one neither.
-_MOST = Decimal(10**12)
 
 
 class Service(StrEnum):
@@ -76,18 +72,6 @@ UNITS = tuple(_UNITS)
 # Tokens of a kind may have a price of their own, or that of all tokens.
 _WIDER = {"prompt_token": "token", "completion_token": "token"}
 
-_METRICS: Mapping[str, tuple[str, str]] = {
-    MetricType.LLM_PROMPT_TOKENS: (Service.LLM.value, "prompt_token"),
-    MetricType.LLM_COMPLETION_TOKENS: (Service.LLM.value, "completion_token"),
-    MetricType.LLM_CACHED_PROMPT_TOKENS: (Service.LLM.value, "cached_token"),
-    MetricType.TTS_CHARACTERS: (Service.TTS.value, "character"),
-    MetricType.TTS_AUDIO_SECONDS: (Service.TTS.value, "second"),
-    MetricType.STT_AUDIO_SECONDS: (Service.STT.value, "second"),
-}
-_TRANSCRIBERS = frozenset((MetricType.STT_DELAY.value, MetricType.TRANSCRIPTION_DELAY.value))
-MONEY_METRICS = frozenset((*_METRICS, *_TRANSCRIBERS))
-"""The metrics that say what was used, or of whom."""
-
 # Processors that tell what they are and not whose.
 _NAMELESS = frozenset(("llm", "stt", "tts", "llmservice", "sttservice", "ttsservice", "pipeline", "agent"))
 _NOT_A_WORD = re.compile(r"[^a-z0-9]+")
@@ -102,14 +86,15 @@ def service_of(word: str) -> str:
 def unit_of(word: str) -> str:
     """The name of the unit that `word` means, in the singular and as `rates list` shows it; an unknown one is kept."""
     plain = _plain(word).removeprefix("per_")
-    single = plain.removesuffix("s")
+    single = plain.removesuffix("s") if len(plain) > len("sms") else plain
     for name in (plain, single, _UNIT_WORDS.get(single, "")):
         if name in _UNITS:
             return name
     return single
 
 
-def _measure_of(unit: str) -> tuple[str, int]:
+def measure_of(unit: str) -> tuple[str, int]:
+    """The measure that `unit` is of, and how many of it."""
     return _UNITS.get(unit, (unit, 1))
 
 
@@ -152,7 +137,7 @@ class Rate:
 
 def amount_of(rate: Rate, quantity: Decimal) -> Decimal:
     """What `quantity` of the rate's measure costs, in cents, to ten places, halves up. Exact until that rounding."""
-    _, size = _measure_of(rate.unit)
+    _, size = measure_of(rate.unit)
     count, of = quantity.as_integer_ratio()
     of *= size
     if rate.step:
@@ -169,24 +154,6 @@ def _decimal(units: int) -> Decimal:
     return Decimal(f"{units}e-{PLACES}")
 
 
-def quantity_of(value: object) -> Decimal | None:
-    """A measured number as an exact quantity to ten places; None for one that is nobody's usage.
-
-    A binary fraction is taken for the shortest decimal that names it, which is what its writer wrote.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return None
-    number = value if isinstance(value, Decimal) else Decimal(repr(value))
-    if not number.is_finite() or not 0 <= number < _MOST:
-        return None
-    return number.quantize(_SMALLEST, ROUND_HALF_UP)
-
-
-def seconds_of(time: timedelta) -> Decimal:
-    """A stretch of time in seconds, exactly."""
-    return Decimal(f"{time // timedelta(microseconds=1)}e-6")
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """One service of one provider and model: what was used, and what that comes to."""
@@ -197,7 +164,8 @@ class Line:
     amount_cents: Decimal
 
 
-_Use = tuple[str, str, str, str]
+Use: TypeAlias = "tuple[str, str, str, str]"
+"""A service, a measure, a provider and a model."""
 
 
 class Tariff:
@@ -207,7 +175,7 @@ class Tariff:
         self._by_service: dict[str, list[Rate]] = {}
         for rate in rates:
             self._by_service.setdefault(rate.service, []).append(rate)
-        self._found: dict[_Use, Rate | None] = {}
+        self._found: dict[Use, Rate | None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_service)
@@ -248,7 +216,7 @@ class Tariff:
             provider = ""
         ranked: dict[int, list[Rate]] = {}
         for rate in self._by_service.get(service, ()):
-            if _measure_of(rate.unit)[0] != measure:
+            if measure_of(rate.unit)[0] != measure:
                 continue
             whose, which = name_of(rate.provider), name_of(rate.model)
             if whose and (whose not in provider if provider or strict else False):
@@ -264,7 +232,7 @@ class Tariff:
         plain = [rate for rate in best if not rate.provider and not rate.model] or best
         return plain[0] if len(plain) == 1 else None
 
-    def lines(self, usage: Mapping[_Use, Decimal]) -> list[Line]:
+    def lines(self, usage: Mapping[Use, Decimal]) -> list[Line]:
         """What `usage` comes to, in a fixed order; what no rate applies to is left out."""
         lines = []
         for use, given in sorted(usage.items()):
@@ -349,64 +317,3 @@ class RateBook:
 
 
 NO_RATES = RateBook()
-
-
-# -- what a call used -----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Meter:
-    """What a call has used so far, by service, measure, provider and model."""
-
-    usage: dict[_Use, Decimal] = field(default_factory=dict)
-    transcriber: str | None = None
-    """Whose speech recognition was at work; None as long as nothing was heard of any."""
-
-    def add(self, service: str, measure: str, quantity: Decimal, provider: str = "", model: str = "") -> None:
-        """Count some more."""
-        use = (service, measure, provider, model)
-        self.usage[use] = self.usage.get(use, _NONE) + quantity
-
-    def metric(self, metric_type: str, value: object, processor: str | None, model: str | None) -> None:
-        """Count what a metric reports, if it is one of `MONEY_METRICS`."""
-        if metric_type in _TRANSCRIBERS:
-            self.transcriber = self.transcriber or processor or ""
-        elif (known := _METRICS.get(metric_type)) and (quantity := quantity_of(value)) is not None:
-            self.add(*known, quantity, processor or "", model or "")
-
-    def connected(self, facts: Connection) -> None:
-        """Count the time of the line, and of a speech recognition on it that did not report its own."""
-        seconds = facts.seconds
-        if seconds is None or not seconds:
-            return
-        direction = "inbound" if facts.direction.lower().startswith("in") else "outbound" if facts.direction else ""
-        telephony = Service.TELEPHONY.value
-        self.add(telephony, "second", seconds, facts.provider, direction)
-        self.add(telephony, "call", Decimal(1), facts.provider, direction)
-        stt = Service.STT.value
-        reported = any(use[0] == stt and use[1] == "second" for use in self.usage)
-        if self.transcriber is not None and not reported:
-            self.add(stt, "second", seconds, self.transcriber)
-
-    def charged(self, service: str, usage: Decimal, unit: str, provider: str, model: str) -> None:
-        """Count a usage that was reported as such, in a unit, and has no price of its own."""
-        measure, size = _measure_of(unit_of(unit))
-        if 0 <= usage < _MOST:
-            self.add(service, measure, usage * size, provider, model)
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """The line of a call: since when it is connected and until when, whose it is, and who called whom."""
-
-    began: datetime | None
-    until: datetime | None
-    provider: str = ""
-    direction: str = ""
-
-    @property
-    def seconds(self) -> Decimal | None:
-        """How long it was connected; None where that is not known."""
-        if self.began is None or self.until is None or self.until < self.began:
-            return None
-        return seconds_of(self.until - self.began)

@@ -17,16 +17,8 @@ from pydantic import JsonValue
 
 from session_bridge.archive.tables import Row
 from session_bridge.contract.fields import Family
-from session_bridge.contract.rates import (
-    DEFAULT_CURRENCY,
-    MONEY_METRICS,
-    WHOLE_CALL,
-    Connection,
-    Line,
-    Meter,
-    RateBook,
-    Tariff,
-)
+from session_bridge.contract.rates import DEFAULT_CURRENCY, Line, RateBook, Tariff
+from session_bridge.contract.usage import MONEY_METRICS, Connection, Meter, lines_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call, Event
 from session_bridge.drain.values import dump_json
@@ -160,15 +152,8 @@ def _compute(costs: dict[str, Cost], charges: _Charges, tariff: Tariff, call: Ca
         unit, provider, model = (cast("str | None", data.get(name)) or "" for name in ("unit", "provider", "model"))
         service = tariff.service_of(cast("str", data["service"]), provider)
         told.charged(service, cast("Decimal", data["usage"]), unit, provider, model)
-    whole = bool(charges.services & WHOLE_CALL)
-    rated = tariff.lines(told.usage)
-    for line in rated:
-        _enter(costs, line, holds=not whole)
-    services = {line.rate.service for line in rated}
-    for line in tariff.lines(_metered(call, messages).usage):
-        service = line.rate.service
-        if service not in services:
-            _enter(costs, line, holds=not whole and service not in charges.services)
+    for line, holds in lines_of(tariff, charges.services, told, _metered(call, messages)):
+        _enter(costs, line, holds=holds)
 
 
 def _enter(costs: dict[str, Cost], line: Line, *, holds: bool) -> None:
