@@ -18,6 +18,7 @@ from session_bridge.settings import load_settings
 
 Open = Callable[..., Awaitable[Any]]
 AT = 1_795_600_000
+LATE: dict[str, Any] = {"message:9": {"role": "user", "content": "late"}}
 
 
 def call(cents: str, user: str = "ada", **more: Any) -> dict[str, Any]:
@@ -60,7 +61,7 @@ async def test_a_call_is_deducted_once_and_adjusted_when_it_comes_to_something_e
     await drained(bridge, "CA1", call("2.5"))
     await drained(bridge, "CA1", call("2.5"))
     await drained(bridge, "CA1", call("4"))
-    await drained(bridge, "CA1", call("1.25", **{"message:9": {"role": "user", "content": "late"}}))
+    await drained(bridge, "CA1", call("1.25", **LATE))
     assert await entries(bridge) == [
         ("grant", "10", "0", "10", None, None),
         ("deduction", "-2.5", "10", "7.5", "2.5", "0"),
@@ -114,7 +115,7 @@ async def test_a_floor_is_kept_and_what_is_short_is_said(bridge_with: Open) -> N
     await grant(bridge.bridge.connections, "t1", "ada", Decimal(3), currency="USD")
     with structlog.testing.capture_logs() as logs:
         await drained(bridge, "CA1", call("10"))
-        await drained(bridge, "CA1", call("10", **{"message:1": {"role": "user", "content": "late"}}))
+        await drained(bridge, "CA1", call("10", **LATE))
     assert [line["shortfall_cents"] for line in logs if line["event"] == "credits.short"] == ["6.0000000000"]
     assert await balance(bridge) == -1
     await grant(bridge.bridge.connections, "t1", "ada", Decimal(5), currency="USD")
@@ -152,7 +153,7 @@ async def test_a_call_given_to_another_user_is_still_the_first_ones(bridge: Any)
 
 
 async def test_only_the_currency_of_the_credits_is_deducted(bridge: Any) -> None:
-    euros = {"cost:2": {"service": "llm", "amount_cents": 50, "currency": "EUR"}}
+    euros: dict[str, Any] = {"cost:2": {"service": "llm", "amount_cents": 50, "currency": "EUR"}}
     await drained(bridge, "CA1", call("2", **euros))
     assert await balance(bridge) == -2
 

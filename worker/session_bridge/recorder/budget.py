@@ -98,11 +98,12 @@ class BudgetWatch:
         redis: Redis,
         keys: Keys,
         *,
+        user: tuple[str, str] | None,
         budget: Budget | None,
         tell: OnBudget | None,
         every_seconds: float,
     ) -> None:
-        """`budget` comes before the published one; `tell` None only adds up."""
+        """`user` is tenant and user, if known yet; `budget` goes before a published one; `tell` None only adds up."""
         self.spent: Decimal | None = None
         self.bill = Bill()
         self._line = line
@@ -116,7 +117,7 @@ class BudgetWatch:
         self._rates = NO_RATES
         self._rates_at = -_RATES_SECONDS
         self._facts = Facts()
-        self._user: tuple[str, str] | None = None
+        self._user = user
         self._others = self._others_live = NOTHING
         self._told: set[str] = set()
         self._unclaimed: list[tuple[str, str]] = []

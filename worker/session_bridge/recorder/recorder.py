@@ -122,9 +122,15 @@ class CallRecorder(EventMethods):
         self._recording_id: str | None = None
         self._watch: BudgetWatch | None = None
         if budget is not None or on_budget is not None:
-            beside, names = self._flusher.beside, self._flusher.keys
+            user, tenant = state.get("user_id"), state.get("tenant_id")
             self._watch = BudgetWatch(
-                self._line, beside, names, budget=budget, tell=on_budget, every_seconds=budget_seconds
+                self._line,
+                self._flusher.beside,
+                self._flusher.keys,
+                user=(str(tenant or ""), str(user)) if user else None,
+                budget=budget,
+                tell=on_budget,
+                every_seconds=budget_seconds,
             )
 
     @property
