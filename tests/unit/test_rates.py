@@ -61,7 +61,7 @@ def test_a_call_costs_the_sum_of_its_lines_and_no_digit_more_or_less(uses: list[
         {"metric_type": "llm_prompt_tokens", "value": float(tokens), "processor": f"p{number}x"}
         for number, (tokens, _) in enumerate(uses)
     ]
-    costs = costs_of(call(*metrics), [], RateBook(rates))
+    costs = costs_of(call(*metrics), RateBook(rates))
     exact = sum((half_up(Fraction(tokens) * Fraction(price) / 10**6) for tokens, price in uses), Fraction(0))
     assert Fraction(total_of(costs) or 0) == exact
 
@@ -181,7 +181,7 @@ TALK = (
 
 def held(made: Call) -> dict[str, Any]:
     return {name: {k: f"{v.normalize():f}" for k, v in cost.by_service.items()} for name, cost in costs_of(
-        made, [], RateBook(SEEDS)).items()}  # fmt: skip
+        made, RateBook(SEEDS)).items()}  # fmt: skip
 
 
 def test_nothing_reported_is_computed() -> None:
@@ -191,7 +191,7 @@ def test_nothing_reported_is_computed() -> None:
 def test_what_was_reported_wins_and_what_the_rates_say_stands_beside_it() -> None:
     made = call(*TALK, costs=({"service": "llm", "amount_cents": Decimal(7)},))
     assert held(made) == {"USD": {"llm": "7", "tts": "3"}}
-    cost = costs_of(made, [], RateBook(SEEDS))["USD"]
+    cost = costs_of(made, RateBook(SEEDS))["USD"]
     assert [cost.total, cost.reported, cost.computed] == [Decimal(10), Decimal(7), Decimal(5)]
     assert [(line["service"], line["holds"]) for line in cost.lines if isinstance(line, dict)] == [
         ("llm", False), ("llm", False), ("tts", True),
@@ -221,17 +221,17 @@ def test_a_usage_without_a_price_is_rated_and_counts_in_place_of_the_metrics() -
 
 def test_a_charge_in_another_currency_wins_too() -> None:
     made = call(*TALK[:1], costs=({"service": "llm", "amount_cents": Decimal(7), "currency": "EUR"},))
-    costs = costs_of(made, [], RateBook(SEEDS))
+    costs = costs_of(made, RateBook(SEEDS))
     assert total_of(costs) == 7
     assert costs["USD"].by_service == {}
     assert costs["USD"].computed == Decimal("1.5")
 
 
 def test_a_call_before_all_rates_or_with_a_doubtful_time_costs_nothing() -> None:
-    assert costs_of(call(*TALK, started_at=SINCE - timedelta(days=1)), [], RateBook(SEEDS)) == {}
+    assert costs_of(call(*TALK, started_at=SINCE - timedelta(days=1)), RateBook(SEEDS)) == {}
     made = call(provider="twilio", direction="outbound", ended_at=SINCE + timedelta(days=10))
     made.doubtful = True
-    assert costs_of(made, [], RateBook(SEEDS)) == {}
+    assert costs_of(made, RateBook(SEEDS)) == {}
 
 
 @pytest.mark.parametrize("status", ["busy", "no_answer", "canceled", "failed"])

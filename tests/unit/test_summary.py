@@ -69,7 +69,7 @@ def test_costs_are_added_up_by_currency_and_service_and_usage_counts_with_its_pr
         {"service": "sms", "amount_cents": Decimal(9), "currency": "EUR"},
         {"amount_cents": Decimal(4), "usage": Decimal(1), "unit_price_cents": Decimal(99)},
     )
-    found = costs_of(call, [], NO_RATES)
+    found = costs_of(call, NO_RATES)
     assert {currency: cost.by_service for currency, cost in found.items()} == {
         "USD": {"llm": Decimal("7.5"), "tts": Decimal("0.25")}, "EUR": {"sms": Decimal(9)},
     }  # fmt: skip
@@ -81,9 +81,9 @@ def test_costs_are_added_up_by_currency_and_service_and_usage_counts_with_its_pr
 
 def test_a_total_is_in_the_one_currency_or_in_the_default_one_or_there_is_none() -> None:
     euros, yen = {"amount_cents": Decimal(9), "currency": "EUR"}, {"amount_cents": Decimal(1), "currency": "JPY"}
-    assert total_of(costs_of(costs(euros), [], NO_RATES)) == Decimal(9)
-    assert total_of(costs_of(costs(euros, yen), [], NO_RATES)) is None
-    assert total_of(costs_of(costs(), [], NO_RATES)) is None
+    assert total_of(costs_of(costs(euros), NO_RATES)) == Decimal(9)
+    assert total_of(costs_of(costs(euros, yen), NO_RATES)) is None
+    assert total_of(costs_of(costs(), NO_RATES)) is None
 
 
 # -- outcome ----------------------------------------------------------------------------------------------------------

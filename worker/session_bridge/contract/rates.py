@@ -175,6 +175,8 @@ class Tariff:
         self._by_service: dict[str, list[Rate]] = {}
         for rate in rates:
             self._by_service.setdefault(rate.service, []).append(rate)
+        self.services = frozenset(self._by_service)
+        """The services that have rates."""
         self._found: dict[Use, Rate | None] = {}
 
     def __bool__(self) -> bool:

@@ -28,6 +28,12 @@ MONEY_METRICS = frozenset((*_METRICS, *_TRANSCRIBERS))
 """The metrics that say what was used, or of whom."""
 
 
+def metrics_of(tariff: Tariff) -> frozenset[str]:
+    """Those of `MONEY_METRICS` that a tariff has rates for."""
+    rated = {kind for kind, (service, _) in _METRICS.items() if service in tariff.services}
+    return frozenset(rated | _TRANSCRIBERS if Service.STT in tariff.services else rated)
+
+
 def quantity_of(value: object) -> Decimal | None:
     """A measured number as an exact quantity to ten places; None for one that is nobody's usage.
 

@@ -7,18 +7,18 @@ metrics and durations say of that service.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal, localcontext
+from functools import lru_cache
 from typing import cast
 
 from pydantic import JsonValue
 
 from session_bridge.archive.tables import Row
 from session_bridge.contract.fields import Family
-from session_bridge.contract.rates import DEFAULT_CURRENCY, Line, RateBook, Tariff
-from session_bridge.contract.usage import MONEY_METRICS, Connection, Meter, lines_of
+from session_bridge.contract.rates import DEFAULT_CURRENCY, Line, RateBook, Service, Tariff
+from session_bridge.contract.usage import Connection, Meter, lines_of, metrics_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call, Event
 from session_bridge.drain.values import dump_json
@@ -28,6 +28,8 @@ _WIDEST_COST = Decimal("1e14")
 # Two factors of 24 digits, and many of their products in one sum.
 _EXACT = Context(prec=80)
 _NONE = Decimal(0)
+_WHOLE = 1e12
+_LINE = frozenset((Service.TELEPHONY.value, Service.STT.value))
 # Who ended so, and never answered, was never connected.
 _UNREACHED = frozenset((Status.BUSY, Status.NO_ANSWER, Status.CANCELED, Status.FAILED))
 
@@ -51,7 +53,7 @@ class Cost:
         return sum(self.by_service.values(), _NONE)
 
 
-def costs_of(call: Call, messages: Sequence[Event], rates: RateBook) -> dict[str, Cost]:
+def costs_of(call: Call, rates: RateBook) -> dict[str, Cost]:
     """What `call` cost, by currency."""
     events = call.of(Family.COST)
     tariff = rates.at(_start_of(call)) if rates.rates else None
@@ -61,7 +63,7 @@ def costs_of(call: Call, messages: Sequence[Event], rates: RateBook) -> dict[str
         costs: dict[str, Cost] = {}
         charges = _reported(costs, events, tariff)
         if tariff:
-            _compute(costs, charges, tariff, call, messages)
+            _compute(costs, charges, tariff, call)
         return {
             currency: cost
             for currency, cost in costs.items()
@@ -144,7 +146,7 @@ def _reported(costs: dict[str, Cost], events: list[Event], tariff: Tariff | None
     return charges
 
 
-def _compute(costs: dict[str, Cost], charges: _Charges, tariff: Tariff, call: Call, messages: Sequence[Event]) -> None:
+def _compute(costs: dict[str, Cost], charges: _Charges, tariff: Tariff, call: Call) -> None:
     """Rate what was used, and add to `costs` what nobody has reported."""
     told = Meter()
     for event in charges.unpriced:
@@ -152,7 +154,7 @@ def _compute(costs: dict[str, Cost], charges: _Charges, tariff: Tariff, call: Ca
         unit, provider, model = (cast("str | None", data.get(name)) or "" for name in ("unit", "provider", "model"))
         service = tariff.service_of(cast("str", data["service"]), provider)
         told.charged(service, cast("Decimal", data["usage"]), unit, provider, model)
-    for line, holds in lines_of(tariff, charges.services, told, _metered(call, messages)):
+    for line, holds in lines_of(tariff, charges.services, told, _metered(call, tariff)):
         _enter(costs, line, holds=holds)
 
 
@@ -177,26 +179,43 @@ def _enter(costs: dict[str, Cost], line: Line, *, holds: bool) -> None:
     cost.lines.append({name: value for name, value in told.items() if value != ""})
 
 
-def _metered(call: Call, messages: Sequence[Event]) -> Meter:
-    """What the call used, by its metrics and by how long it lasted."""
+def _metered(call: Call, tariff: Tariff) -> Meter:
+    """What the call used, by its metrics and by how long it lasted; only what there are rates for is looked at."""
     meter = Meter()
-    for event in call.of(Family.METRIC):
-        data = event.data
-        kind = cast("str", data["metric_type"])
-        if kind in MONEY_METRICS:
-            processor, model = cast("str | None", data.get("processor")), cast("str | None", data.get("model"))
-            meter.metric(kind, data["value"], processor, model)
-    meter.connected(_connection(call, messages))
+    if wanted := _wanted(tariff):
+        # Most are latencies, and most of the rest whole numbers: those are added up before they become Decimals.
+        whole: dict[tuple[str, str | None, str | None], int] = {}
+        for event in call.of(Family.METRIC):
+            data = event.data
+            kind: str = data["metric_type"]  # type: ignore[assignment]  # a metric has a type
+            if kind in wanted:
+                value: float = data["value"]  # type: ignore[assignment]  # and a number
+                processor: str | None = data.get("processor")  # type: ignore[assignment]  # text
+                model: str | None = data.get("model")  # type: ignore[assignment]  # text
+                if 0 <= value < _WHOLE and value == (count := int(value)):
+                    whose = (kind, processor, model)
+                    whole[whose] = whole.get(whose, 0) + count
+                else:
+                    meter.metric(kind, value, processor, model)
+        for (kind, processor, model), total in whole.items():
+            meter.metric(kind, total, processor, model)
+    if _LINE & tariff.services:
+        meter.connected(_connection(call))
     return meter
 
 
-def _connection(call: Call, messages: Sequence[Event]) -> Connection:
+@lru_cache(64)
+def _wanted(tariff: Tariff) -> frozenset[str]:
+    return metrics_of(tariff)
+
+
+def _connection(call: Call) -> Connection:
     """The line of the call, from its answer, or its start where no answer was told, to its end, or to now."""
     state = call.state
     status, answered, ended = state.get("status"), state.get("answered_at"), state.get("ended_at")
     provider, direction = (str(state.get(name) or "") for name in ("provider", "direction"))
     began = answered if isinstance(answered, datetime) else state.get("started_at")
-    if call.doubtful or (status in _UNREACHED and answered is None and not messages):
+    if call.doubtful or (status in _UNREACHED and answered is None and not (call.of(Family.MESSAGE) or call.history)):
         began = None
     if not isinstance(ended, datetime) and status not in TERMINAL | PROVISIONAL:
         ended = call.last_activity

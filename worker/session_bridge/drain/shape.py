@@ -92,7 +92,7 @@ def shape(
     contents: dict[str, str] = {}
     rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
     rows[UNKNOWN_EVENTS] = _unknown_rows(head, call.unknown_events)
-    costs = costs_of(call, messages, rates)
+    costs = costs_of(call, rates)
     rows[COST_BREAKDOWNS] = cost_rows(costs, head)
     rows[ANALYSIS] = _analysis_rows(call, head)
 
