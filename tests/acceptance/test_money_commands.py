@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -78,3 +79,21 @@ def test_budgets_are_set_shown_and_removed(deployment: Any) -> None:
     ok(deployment, "budget", "remove", "ada")
     assert not deployment.redis.keys("session-bridge:budget:*")
     assert deployment.run("budget", "remove", "ada").returncode == 1
+
+
+def test_a_worker_tells_recorders_of_what_it_finds_and_says_once_that_a_budget_is_spent(
+    deployment: Any, until: Any
+) -> None:
+    deployment.rows("INSERT INTO user_budget_settings (user_id, monthly_budget_cents) VALUES ('ada', 4)")
+    worker = deployment.worker()
+    until(lambda: deployment.redis.keys("session-bridge:budget:*") and deployment.redis.exists("session-bridge:rates"))
+    moment = datetime.now(UTC)
+    fields = {**FIELDS, "started_at": (moment - timedelta(seconds=90)).isoformat(), "ended_at": moment.isoformat()}
+    for number in range(3):
+        deployment.drain(f"CA{number}", fields)
+    worker.wait_for("budget.exceeded")
+    [key] = deployment.redis.keys("session-bridge:budget:*")
+    until(lambda: json.loads(deployment.redis.hget(key, "budget"))["spent"] != "0")
+    worker.stop()
+    assert len(worker.said("budget.exceeded")) == 1
+    assert "ada" not in worker.text

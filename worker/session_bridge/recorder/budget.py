@@ -39,6 +39,7 @@ from session_bridge.contract.keys import Keys
 from session_bridge.contract.rates import DEFAULT_CURRENCY, NO_RATES, RateBook, month_of
 from session_bridge.contract.times import parse_time
 from session_bridge.recorder.bill import Bill, Facts
+from session_bridge.recorder.config import keys_or_default
 from session_bridge.recorder.entries import Line
 from session_bridge.recorder.moments import MOMENTS
 
@@ -81,7 +82,7 @@ class UserSpend:
 
 async def user_spend(redis: Redis, user_id: str, *, tenant_id: str = "", keys: Keys | None = None) -> UserSpend:
     """How a user's budget stands at this moment, live calls included: to be asked before a call is taken."""
-    key = (keys or Keys()).budget(tenant_id, user_id)
+    key = keys_or_default(keys).budget(tenant_id, user_id)
     fields = _texts(await cast("Awaitable[dict[object, object]]", redis.hgetall(key)))
     budget = Budget.load(fields[BUDGET]) if BUDGET in fields else None
     calls = _live_calls(fields, MOMENTS.milliseconds() // 1000)
