@@ -32,4 +32,4 @@ def test_what_was_taken_and_what_is_short_are_the_charge_and_no_floor_is_broken(
         assert taken_in_all + shortfall == charge
         assert taken_in_all >= 0, "no call gives its user more than it took"
         last = _Before(("", "ada", "USD"), charge, shortfall)
-        assert _take(charge, last, balance + 5, floor) == (0, shortfall), "the same again changes nothing"
+        assert _take(charge, last, balance + 5, floor) == (Decimal(0), shortfall), "the same again changes nothing"
