@@ -135,6 +135,9 @@ def _costs(costs: list[Line], head: Line) -> list[Line]:
             "currency": currency,
             "by_service": {service: str(amount) for service, amount in services.items()},
             "total_cost_cents": sum(services.values(), Decimal(0)),
+            "reported_cents": sum(services.values(), Decimal(0)),
+            "computed_cents": None,
+            "computed": None,
         }
         for currency, services in by_currency.items()
     ]

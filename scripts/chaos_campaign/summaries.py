@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_CHARGE = "coalesce(amount_cents, usage * unit_price_cents)"
 _WHOLE = "round(sum(value))::bigint"
 
 
@@ -53,8 +52,8 @@ SUMMARIES: Mapping[str, str] = {
     ),
     "total_tts_characters": _metric("tts_characters", _WHOLE),
     "total_cost_cents": (
-        f"SELECT round(total, 10) FROM (SELECT currency, sum({_CHARGE}) AS total, count(*) OVER () AS currencies "  # noqa: S608
-        f"FROM call_cost_events WHERE session_id = call.id AND {_CHARGE} IS NOT NULL GROUP BY currency) AS sums "
+        "SELECT total_cost_cents FROM (SELECT currency, total_cost_cents, count(*) OVER () AS currencies "
+        "FROM call_cost_breakdowns WHERE session_id = call.id AND by_service <> '{}') AS sums "
         "WHERE currency = 'USD' OR currencies = 1"
     ),
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,26 @@ def test_the_fastapi_example_hears_a_status_webhook_and_a_media_stream(redis_url
             stream.send_text("hello")
         wait_for(lambda: client.zscore("session-bridge:ready", "CA2") is not None)
         assert any("hello" in value for value in fields(client, "CA2").values())
+
+
+async def test_the_budget_example_takes_a_call_cuts_it_off_and_takes_no_other(bridge: Any, redis_url: str) -> None:
+    from session_bridge.archive.budgets import set_budget
+    from session_bridge.contract.budget import Budget
+    from session_bridge.contract.ids import now
+
+    budget = Budget(monthly_cents=Decimal(20), call_cap_cents=Decimal(10), auto_cutoff=True)
+    await set_budget(bridge.bridge.connections, "", "ada", budget, now())
+    await bridge.bridge.money.refresh(at_once=True)
+    scope: dict[str, Any] = {}
+    exec(block("python", "on_budget=on_budget"), scope)
+    hung_up = asyncio.Event()
+    call = await scope["take_call"]("CA1", bridge.redis, hung_up.set)
+    call.record_metric("llm_completion_tokens", 3_000_000, processor="cerebras")
+    await asyncio.wait_for(hung_up.wait(), 20)
+    await call.end()
+    hung_up.clear()
+    assert await scope["take_call"]("CA2", bridge.redis, hung_up.set) is None
+    assert hung_up.is_set()
 
 
 def test_the_fastapi_example_answers_503_when_redis_is_away() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from session_bridge import cli
 from session_bridge.archive import dead, writer
-from session_bridge.drain import drainer
+from session_bridge.drain import drainer, money
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.sessions import LiveSessions
 from session_bridge.recorder import CallRecorder
@@ -83,6 +83,10 @@ POINTS: dict[str, Callable[[], None]] = {
     "let go field by field": lambda: before(LiveSessions, "settle", ends_a_claim),
     "released": lambda: after(LiveSessions, "release"),
     "settled": lambda: after(LiveSessions, "settle", lambda _, __, ___, how: how in ("done", "empty")),
+    # the money of a drain
+    "credits settled": lambda: after(money, "settle"),
+    "budget added up": lambda: after(money, "add_up"),
+    "money told": lambda: after(money.Money, "committed"),
     # a sweep
     "opened entered": lambda: before(SessionScan, "forget_opened"),
     "met": lambda: after(SessionScan, "look", lambda looks, *_: bool(looks)),

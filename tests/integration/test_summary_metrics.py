@@ -61,9 +61,8 @@ EXPECTED = {
     "total_llm_tokens": f"SELECT sum(tokens) FROM (VALUES (({of(PROMPT, 'round(sum(value))::bigint')})), "
     f"(({of(COMPLETION, 'round(sum(value))::bigint')}))) AS both_kinds (tokens)",
     "total_tts_characters": of(MetricType.TTS_CHARACTERS, "round(sum(value))::bigint"),
-    "total_cost_cents": f"SELECT round(total, 10) FROM (SELECT currency, sum({CHARGE}) AS total, count(*) OVER () AS n "
-    f"FROM call_cost_events WHERE session_id = id AND {CHARGE} IS NOT NULL GROUP BY currency) AS sums "
-    "WHERE currency = 'USD' OR n = 1",
+    "total_cost_cents": "SELECT total_cost_cents FROM (SELECT currency, total_cost_cents, count(*) OVER () AS n "
+    "FROM call_cost_breakdowns WHERE session_id = id AND by_service <> '{}') AS sums WHERE currency = 'USD' OR n = 1",
 }
 ROUNDING = 1e-9
 
@@ -81,6 +80,24 @@ async def assert_summaries_are_those_of_the_rows(bridge: Any, calls: int) -> Non
             else:
                 assert kept == again, (row["call_sid"], name)
         assert sum(row["row_counts"].values()) > 0
+    await assert_breakdowns_are_those_of_the_rows(bridge)
+
+
+async def assert_breakdowns_are_those_of_the_rows(bridge: Any) -> None:
+    """What was reported is the sum of the charges, what holds of its services, what is computed of its lines."""
+    charged = (
+        f"SELECT round(sum({CHARGE}), 10) FROM call_cost_events AS charge "
+        "WHERE charge.session_id = cost.session_id AND charge.currency = cost.currency"
+    )
+    held = "SELECT round(sum(value::numeric), 10) FROM jsonb_each_text(by_service)"
+    lines = "SELECT sum((line->>'amount_cents')::numeric) FROM jsonb_array_elements(computed) AS line"
+    rows = await bridge.rows(
+        f"SELECT *, ({charged}) AS charged, ({held}) AS held, ({lines}) AS lines FROM call_cost_breakdowns AS cost"
+    )
+    for row in rows:
+        assert row["reported_cents"] == row["charged"], row["session_id"]
+        assert row["total_cost_cents"] == (row["held"] or 0), row["session_id"]
+        assert row["computed_cents"] == row["lines"], row["session_id"]
 
 
 @pytest.mark.parametrize("file", ["spoken", "long-conference", "tool-calls-written"])

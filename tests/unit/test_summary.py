@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from session_bridge.contract.fields import Family
 from session_bridge.contract.models import MODELS
+from session_bridge.contract.rates import NO_RATES
 from session_bridge.contract.vocabulary import Status
 from session_bridge.drain.call import Call
 from session_bridge.drain.outcome import CallFacts, default_outcome, load_outcome
-from session_bridge.drain.summary import costs_by_currency, count_turns, percentile, summarize
+from session_bridge.drain.rates import costs_of, total_of
+from session_bridge.drain.summary import count_turns, percentile
 from session_bridge.errors import SettingsError
 
 numbers = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=50).map(sorted)
@@ -32,7 +34,9 @@ def test_a_percentile_lies_between_its_neighbours_and_grows(ordered: list[float]
 
 @given(numbers.filter(lambda ordered: len(ordered) > 1))
 def test_a_percentile_is_that_of_everybody_else(ordered: list[float]) -> None:
-    assert percentile(ordered, 0.95) == pytest.approx(quantiles(ordered, n=100, method="inclusive")[94], abs=1e-6)
+    assert percentile(ordered, 0.95) == pytest.approx(
+        quantiles(ordered, n=100, method="inclusive")[94], rel=1e-12, abs=1e-6
+    )
 
 
 def test_the_percentile_of_nothing_is_none_and_of_one_is_itself() -> None:
@@ -68,17 +72,21 @@ def test_costs_are_added_up_by_currency_and_service_and_usage_counts_with_its_pr
         {"service": "sms", "amount_cents": Decimal(9), "currency": "EUR"},
         {"amount_cents": Decimal(4), "usage": Decimal(1), "unit_price_cents": Decimal(99)},
     )
-    assert costs_by_currency(call) == {
+    found = costs_of(call, NO_RATES)
+    assert {currency: cost.by_service for currency, cost in found.items()} == {
         "USD": {"llm": Decimal("7.5"), "tts": Decimal("0.25")}, "EUR": {"sms": Decimal(9)},
     }  # fmt: skip
-    assert summarize(call, [])["total_cost_cents"] == Decimal("7.75")
+    assert {currency: cost.reported for currency, cost in found.items()} == {
+        "USD": Decimal("7.75"), "EUR": Decimal(9),
+    }  # fmt: skip
+    assert total_of(found) == Decimal("7.75")
 
 
 def test_a_total_is_in_the_one_currency_or_in_the_default_one_or_there_is_none() -> None:
     euros, yen = {"amount_cents": Decimal(9), "currency": "EUR"}, {"amount_cents": Decimal(1), "currency": "JPY"}
-    assert summarize(costs(euros), [])["total_cost_cents"] == Decimal(9)
-    assert summarize(costs(euros, yen), [])["total_cost_cents"] is None
-    assert summarize(costs(), [])["total_cost_cents"] is None
+    assert total_of(costs_of(costs(euros), NO_RATES)) == Decimal(9)
+    assert total_of(costs_of(costs(euros, yen), NO_RATES)) is None
+    assert total_of(costs_of(costs(), NO_RATES)) is None
 
 
 # -- outcome ----------------------------------------------------------------------------------------------------------

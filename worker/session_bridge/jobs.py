@@ -74,6 +74,15 @@ async def make_partitions(context: Context) -> None:
             log.info("partitions.made", partitions=len(made))
 
 
+async def refresh_money(context: Context) -> None:
+    """The cron job that tells recorders of rates and budgets, also while nothing is drained."""
+    bridge: Bridge = context["bridge"]
+    try:
+        await bridge.money.refresh()
+    except (ArchiveUnavailableError, RedisUnavailableError) as error:
+        log.warning("money.waiting", reason=str(error))
+
+
 def queue_pool(bridge: Bridge) -> ArqRedis:
     """A client of the arq queue. JSON, for pickle would let whoever writes to that Redis run code here."""
     lasting: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, OSError]
@@ -106,6 +115,7 @@ def arq_worker(bridge: Bridge) -> Worker:
         cron_jobs=[
             _cron(sweep, **_every(bridge.settings.sweep_seconds)),
             _cron(make_partitions, hour={3, 15}, minute=17, second=0),
+            _cron(refresh_money, second={20}),
         ],
         redis_pool=queue_pool(bridge),
         queue_name=bridge.keys.queue,

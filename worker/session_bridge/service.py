@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from session_bridge.archive.connection import ArchiveConnections
+from session_bridge.archive.credits import CreditPolicy
 from session_bridge.contract.keys import Keys
 from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.loop import DrainLoop
+from session_bridge.drain.money import Money
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
+from session_bridge.live.budgets import BudgetBoard
 from session_bridge.live.overview import Overview
 from session_bridge.live.questions import QuestionRules, Questions
 from session_bridge.live.scan import SessionScan
@@ -46,6 +49,8 @@ class Bridge:
     sweeper: Sweeper
     directory: Directory
     inquiry: Inquiry
+    board: BudgetBoard
+    money: Money
 
     @property
     def queue_redis_url(self) -> str:
@@ -71,6 +76,14 @@ def addresses(settings: Settings) -> tuple[str, str]:
 def understanding_of(settings: Settings) -> Understanding:
     """The rules by which these settings have fields read."""
     return Understanding(settings.ignore_fields, settings.max_events, settings.metric_unit, settings.zone)
+
+
+def credit_policy_of(settings: Settings) -> CreditPolicy | None:
+    """How these settings have calls settled; None if they do not."""
+    if settings.credits == "off":
+        return None
+    floor = settings.credit_floor_cents if settings.credits == "floor" else None
+    return CreditPolicy(settings.credit_currency, floor)
 
 
 def archive_of(settings: Settings) -> ArchiveConnections:
@@ -105,10 +118,22 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
     redis = connect(redis_url)
     async with redis, archive_of(settings) as connections:
         live = LiveSessions(redis, keys, max_field_bytes=settings.max_field_bytes)
-        rules = DrainRules(
-            understanding_of(settings), load_outcome(settings.outcome), settings.lease_seconds, settings.max_attempts
+        board = BudgetBoard(redis, keys)
+        money = Money(
+            connections,
+            board,
+            rated=settings.rates,
+            policy=credit_policy_of(settings),
+            every_seconds=settings.rates_seconds,
         )
-        drainer = Drainer(live, connections, rules, concurrency=settings.concurrency)
+        rules = DrainRules(
+            understanding_of(settings),
+            load_outcome(settings.outcome),
+            settings.lease_seconds,
+            settings.max_attempts,
+            money.rules,
+        )
+        drainer = Drainer(live, connections, rules, money, concurrency=settings.concurrency)
         overview = Overview(redis, keys)
         loop = DrainLoop(
             redis,
@@ -133,7 +158,20 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
         inquiry = Inquiry(directory, Questions(redis, keys, question_rules(settings)), scan)
         sweeper = Sweeper(scan, connections, sweep_rules, inquiry)
         bridge = Bridge(
-            settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, directory, inquiry
+            settings=settings,
+            keys=keys,
+            redis=redis,
+            connections=connections,
+            live=live,
+            drainer=drainer,
+            loop=loop,
+            overview=overview,
+            scan=scan,
+            sweeper=sweeper,
+            directory=directory,
+            inquiry=inquiry,
+            board=board,
+            money=money,
         )
         try:
             if check:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
+from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -98,6 +99,15 @@ class Settings(BaseSettings):
     livekit_url: str | None = Field(None, description="LiveKit server to ask whether a room lives (wss:// or https://)")
     livekit_api_key: str | None = Field(None, description="its API key, which it signs webhooks with too")
     livekit_api_secret: SecretStr | None = Field(None, description="that key's secret")
+    rates: bool = Field(True, description="whether calls are rated by provider_rates where nobody reported their cost")
+    rates_seconds: float = Field(60, ge=0, description="how often a worker reads rates and budgets anew")
+    credits: Literal["off", "allow_negative", "floor"] = Field(
+        "off", description="whether ended calls are deducted from user_credits, below nothing or down to a floor"
+    )
+    credit_floor_cents: Decimal = Field(
+        Decimal(0), allow_inf_nan=False, description="the balance below which `floor` takes nothing"
+    )
+    credit_currency: str = Field("USD", min_length=1, max_length=64, description="currency in which calls are deducted")
     health_port: int | None = Field(
         None, ge=0, le=65_535, description="port of a worker's /live, /ready and /metrics; none if not set, 0 for any"
     )

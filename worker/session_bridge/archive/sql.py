@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql`."""
+"""The named statements of this room's `.sql` files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def _load() -> Mapping[str, bytes]:
-    text = resources.files(__package__ or "").joinpath("queries.sql").read_text()
-    _, *parts = _HEADING.split(text)
-    return {name: body.strip().rstrip(";").encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    queries: dict[str, bytes] = {}
+    for file in resources.files(__package__ or "").iterdir():
+        if file.name.endswith(".sql"):
+            _, *parts = _HEADING.split(file.read_text())
+            queries |= {
+                name: body.strip().rstrip(";").encode() for name, body in zip(parts[::2], parts[1::2], strict=True)
+            }
+    return queries
 
 
 QUERIES: Mapping[str, bytes] = _load()

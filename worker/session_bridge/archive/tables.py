@@ -80,9 +80,18 @@ TRANSCRIPTS = Table(
 )
 COST_BREAKDOWNS = Table(
     "call_cost_breakdowns",
-    ("session_id", "currency", "tenant_id", "by_service", "total_cost_cents"),
+    (
+        "session_id",
+        "currency",
+        "tenant_id",
+        "by_service",
+        "total_cost_cents",
+        "reported_cents",
+        "computed_cents",
+        "computed",
+    ),
     ("session_id", "currency"),
-    frozenset(("by_service",)),
+    frozenset(("by_service", "computed")),
 )
 ANALYSIS = Table(
     "call_analysis",

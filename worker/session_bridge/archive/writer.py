@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
 from session_bridge.archive.book import Drained, advance, session_time
+from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import copy_statement, copy_text
 from session_bridge.archive.journal import JOURNAL, Entry
@@ -48,6 +49,7 @@ class WritableCall:
     rejects: list[RejectedField] = field(default_factory=list)
     merge: bool = False
     drop_history: bool = False
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,13 @@ def batch_of(calls: Sequence[WritableCall]) -> Batch:
 
 FetchField: TypeAlias = Callable[[str, bytes], Awaitable[bytes]]
 """Given a call SID and a field's name, the field's value: for fields too large to be held beside others."""
+Settle: TypeAlias = Callable[[Connection, Sequence[Charge]], Awaitable[None]]
+"""What is done with the written calls' charges: last in the transaction, so that what it locks is not held for long."""
 
 
-async def write(connections: ArchiveConnections, batch: Batch, fetch_field: FetchField) -> set[str]:
+async def write(
+    connections: ArchiveConnections, batch: Batch, fetch_field: FetchField, settle: Settle | None = None
+) -> set[str]:
     """Write `batch` in one transaction and return the SIDs that were written.
 
     The others met another drain of the same call and have to be read again. Raises DataRefusedError (nothing was
@@ -88,6 +94,9 @@ async def write(connections: ArchiveConnections, batch: Batch, fetch_field: Fetc
         await _copy(connection, JOURNAL, copy_text(JOURNAL, [call.journal.row for call in batch.calls]))
         await _keep_contents(connection, batch.calls)
         await _keep_rejects(connection, batch.calls, fetch_field)
+        charges = [call.charge for call in batch.calls if call.charge]
+        if settle and charges:
+            await settle(connection, charges)
     return allowed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 DEFAULT_PREFIX = "session:"
@@ -80,6 +81,25 @@ class Keys:
     def doctor(self) -> str:
         """Hash: what `session-bridge doctor` saw of the server last, to tell what has happened since."""
         return f"{self.namespace}:doctor"
+
+    @property
+    def rates(self) -> str:
+        """String: the rates, as JSON, for recorders that watch a call's cost."""
+        return f"{self.namespace}:rates"
+
+    @property
+    def budgets(self) -> str:
+        """String: up to which moment of the archive's clock recorders were told of changed budgets."""
+        return f"{self.namespace}:budgets"
+
+    def budget(self, tenant_id: str, user_id: str) -> str:
+        """Hash: a user's budget, what was told of it, and what the user's live calls cost. It names nobody."""
+        whose = hashlib.sha256(f"{len(tenant_id)}:{tenant_id}{user_id}".encode("utf-8", "surrogateescape"))
+        return f"{self.namespace}:budget:{whose.hexdigest()[:32]}"
+
+    def spend(self, call_sid: str) -> str:
+        """Hash: what one live call costs, by recorder, and what was told of it."""
+        return f"{self.namespace}:spend:{call_sid}"
 
     @property
     def wake(self) -> str:

@@ -31,6 +31,7 @@ from session_bridge.archive.writer import batch_of, write
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
 from session_bridge.drain.company import Company
+from session_bridge.drain.money import Money
 from session_bridge.drain.prepare import DrainRules, Prepared, Reading, prepare, read
 from session_bridge.drain.values import clean_text
 from session_bridge.errors import (
@@ -72,8 +73,15 @@ class Drainer:
     """
 
     def __init__(
-        self, live: LiveSessions, connections: ArchiveConnections, rules: DrainRules, *, concurrency: int = 1
+        self,
+        live: LiveSessions,
+        connections: ArchiveConnections,
+        rules: DrainRules,
+        money: Money | None = None,
+        *,
+        concurrency: int = 1,
     ) -> None:
+        self._money = money
         self._live = live
         self._connections = connections
         self._rules = rules
@@ -159,6 +167,8 @@ class Drainer:
 
     async def _drain_batch(self, claims: Sequence[Claim]) -> None:
         named = [claim for claim in claims if is_call_sid(claim.call_sid)]
+        if self._money:
+            await self._money.refresh()
         book = await look_up(self._connections, [claim.call_sid for claim in named])
         snapshots = await self._live.read(claims)
         await self._drain_read([snapshot for snapshot in snapshots if not snapshot.unread], book)
@@ -224,10 +234,12 @@ class Drainer:
         async def fetch_field(call_sid: str, name: bytes) -> bytes:
             return await self._live.oversize_field(by_sid[call_sid].snapshot, name)
 
+        settlement = self._money.settlement() if self._money else None
+        settle = settlement.settle if settlement else None
         batch = batch_of([one.writable for one in prepared])
         try:
             async with self._writing:
-                written = await write(self._connections, batch, fetch_field)
+                written = await write(self._connections, batch, fetch_field, settle)
         except DataRefusedError as error:
             if len(prepared) == 1:
                 await self._refused(prepared[0].snapshot, prepared[0].record, str(error))
@@ -240,7 +252,10 @@ class Drainer:
             if one.snapshot.claim.call_sid not in written:
                 self.counts.again += 1
                 await self._live.settle(one.snapshot.claim, "given")
-        await self._release([one for one in prepared if one.snapshot.claim.call_sid in written])
+        done = [one for one in prepared if one.snapshot.claim.call_sid in written]
+        if self._money and settlement:
+            await self._money.committed(settlement, [one.writable.charge for one in done if one.writable.charge])
+        await self._release(done)
 
     async def _release(self, written: Sequence[Prepared]) -> None:
         for one in written:

@@ -18,6 +18,7 @@ from session_bridge.contract.vocabulary import TERMINAL, Status
 from session_bridge.drain.archived import call_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine
+from session_bridge.drain.money import MoneyRules, charge_of
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
 from session_bridge.drain.shape import Identity, ShapedCall, shape
 from session_bridge.drain.understand import Understanding
@@ -34,6 +35,7 @@ class DrainRules:
     outcome: OutcomeFunction = default_outcome
     lease_seconds: float = 30
     max_attempts: int = 8
+    money: MoneyRules = field(default_factory=MoneyRules)
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         archived_at=moment,
         rejects=sum(not cleaned for cleaned in known.values()),
     )
-    shaped = shape(call, identity, rules.understanding, _guarded(rules.outcome))
+    shaped = shape(call, identity, rules.understanding, _guarded(rules.outcome), rules.money.rates)
     session = shaped.session
     book = Drained(
         call_sid=call.call_sid,
@@ -120,6 +122,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
+        charge=charge_of(shaped, ended=book.state == "archived") if rules.money.charges else None,
     )
     return Prepared(snapshot, record, writable, ended)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from functools import lru_cache
 from sys import float_info
 from typing import cast
@@ -31,11 +30,13 @@ from session_bridge.archive.tables import (
 )
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family, FinalizedBy
+from session_bridge.contract.rates import DEFAULT_CURRENCY, NO_RATES, RateBook
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call, UnknownEvent
 from session_bridge.drain.order import in_order
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction
-from session_bridge.drain.summary import DEFAULT_CURRENCY, costs_by_currency, summarize
+from session_bridge.drain.rates import cost_rows, costs_of, total_of
+from session_bridge.drain.summary import summarize
 from session_bridge.drain.understand import Understanding, history_events
 from session_bridge.drain.values import clean_text, dump_json
 
@@ -71,7 +72,13 @@ class ShapedCall:
         return tuple([self.session.get(column) for column in SESSIONS.columns])
 
 
-def shape(call: Call, identity: Identity, understanding: Understanding, outcome: OutcomeFunction) -> ShapedCall:
+def shape(
+    call: Call,
+    identity: Identity,
+    understanding: Understanding,
+    outcome: OutcomeFunction,
+    rates: RateBook = NO_RATES,
+) -> ShapedCall:
     """The rows of `call`, which is used up: its events are put in order."""
     for family, events in call.events.items():
         call.events[family] = in_order(events)
@@ -83,10 +90,12 @@ def shape(call: Call, identity: Identity, understanding: Understanding, outcome:
     contents: dict[str, str] = {}
     rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
     rows[UNKNOWN_EVENTS] = _unknown_rows(head, call.unknown_events)
-    rows[COST_BREAKDOWNS] = _cost_rows(call, head)
+    costs = costs_of(call, rates)
+    rows[COST_BREAKDOWNS] = cost_rows(costs, head)
     rows[ANALYSIS] = _analysis_rows(call, head)
 
-    session = _session(call, identity, summarize(call, messages), outcome)
+    summary = summarize(call, messages) | {"total_cost_cents": total_of(costs)}
+    session = _session(call, identity, summary, outcome)
     counts = {table.name: len(rows[table]) for table in CHILDREN if rows[table]}
     session["row_counts"] = dump_json(cast("JsonValue", counts))
     session["content_digest"] = digest(call, messages)
@@ -279,20 +288,6 @@ def _transcript_rows(call: Call, head: tuple[str, str | None], messages: list[Ev
     history = dump_json(cast("JsonValue", call.history)) if call.history else None
     language = cast("Cell", call.state.get("language"))
     return [(*head, language, "\n".join(lines), msgspec.json.encode(items).decode(), history)]
-
-
-def _cost_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:
-    session_id, tenant_id = head
-    return [
-        (
-            session_id,
-            currency,
-            tenant_id,
-            dump_json({service: str(amount) for service, amount in sorted(services.items())}),
-            sum(services.values(), Decimal(0)),
-        )
-        for currency, services in sorted(costs_by_currency(call).items())
-    ]
 
 
 def _analysis_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:

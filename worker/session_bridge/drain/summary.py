@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
 from itertools import groupby
 from math import floor, isfinite
 
@@ -15,14 +14,12 @@ from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import MetricType
 from session_bridge.drain.call import Call
 
-DEFAULT_CURRENCY = "USD"
 # Sums that no column can hold are left out; what they are sums of is archived all the same.
-_WIDEST_COST = Decimal("1e14")
 _WIDEST_TOTAL = 2**62
 
 
 def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
-    """The summary columns of `call_sessions`; `messages` in their order."""
+    """The summary columns of `call_sessions`, but for its cost; `messages` in their order."""
     metrics: dict[str, list[float]] = {}
     for event in call.of(Family.METRIC):
         metrics.setdefault(event.metric_type, []).append(event.value)
@@ -56,7 +53,6 @@ def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
         "total_completion_tokens": completion,
         "total_llm_tokens": None if prompt is None and completion is None else (prompt or 0) + (completion or 0),
         "total_tts_characters": _total(metrics.get(MetricType.TTS_CHARACTERS)),
-        "total_cost_cents": _total_cost(costs_by_currency(call)),
     }
 
 
@@ -64,31 +60,6 @@ def count_turns(messages: Iterable[Event]) -> int:
     """How often the word went over: runs of messages by one of the user and the assistant."""
     speakers = [event.role for event in messages if event.role in ("user", "assistant")]
     return sum(1 for _ in groupby(speakers))
-
-
-def costs_by_currency(call: Call) -> dict[str, dict[str, Decimal]]:
-    """What was charged, in cents, by currency and service; usage counts where a unit price came with it."""
-    costs: dict[str, dict[str, Decimal]] = {}
-    for event in call.of(Family.COST):
-        amount: Decimal | None = event.amount_cents
-        if amount is None and event.usage is not None and event.unit_price_cents is not None:
-            amount = event.usage * event.unit_price_cents
-        if amount is not None:
-            services = costs.setdefault(event.currency or DEFAULT_CURRENCY, {})
-            services[event.service] = services.get(event.service, Decimal(0)) + amount
-    return {
-        currency: services
-        for currency, services in costs.items()
-        if abs(sum(services.values(), Decimal(0))) < _WIDEST_COST
-    }
-
-
-def _total_cost(costs: dict[str, dict[str, Decimal]]) -> Decimal | None:
-    """The sum in the one currency of the call, or in the default one where there are several."""
-    if not costs:
-        return None
-    services = costs[DEFAULT_CURRENCY] if DEFAULT_CURRENCY in costs else next(iter(costs.values()))
-    return sum(services.values(), Decimal(0)) if len(costs) == 1 or DEFAULT_CURRENCY in costs else None
 
 
 def percentile(ordered: list[float], fraction: float) -> float | None:

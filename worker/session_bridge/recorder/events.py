@@ -12,6 +12,8 @@ from session_bridge.recorder.snapshot import event_id_of, json_bytes
 Time = datetime | str | float
 """A moment: a datetime (without a zone it is UTC), ISO 8601 text, or epoch seconds or milliseconds."""
 
+_MONEY = frozenset(("metric:", "cost:"))
+
 
 class EventMethods(ABC):
     """Records events. Every method returns the event's id, at once, and never raises because of data or Redis.
@@ -27,6 +29,10 @@ class EventMethods(ABC):
     @abstractmethod
     def _add_event(self, name: str, value: bytes, at: str) -> None:
         """Take the event `value` for the field `name`, recorded at the time `at`."""
+
+    @abstractmethod
+    def _saw_money(self, prefix: str, event_id: str, event: Mapping[str, object]) -> None:
+        """Look at an event that may say what the call costs."""
 
     def record_message(
         self,
@@ -300,4 +306,6 @@ class EventMethods(ABC):
         if event_id is not None:
             new_id = event_id_of(event_id)
         self._add_event(prefix + new_id, json_bytes(known), at)
+        if prefix in _MONEY:
+            self._saw_money(prefix, new_id, event)
         return new_id

@@ -54,9 +54,12 @@ class Flusher:
     `append` adds an entry from any thread; all else belongs to the loop.
     """
 
-    def __init__(self, client: Redis, *, owned: bool, keys: Keys, pace: Pace, spool: Spool) -> None:
-        """`owned` says whether the client is ours to close."""
+    def __init__(
+        self, client: Redis, *, owned: bool, keys: Keys, pace: Pace, spool: Spool, beside: Redis | None = None
+    ) -> None:
+        """`owned` says whether the client is ours to close; `beside`, closed with it, is for other commands."""
         self.keys = keys
+        self.beside = beside or client
         self.live: WeakSet[Line] = WeakSet()
         self.leaving = 0
         self.away = False
@@ -242,6 +245,7 @@ class Flusher:
         if self._owned:
             try:
                 await self._client.aclose()
+                await self.beside.aclose()
             except (RedisError, OSError) as error:
                 _logger.debug("closing the connection to Redis: %r", error)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from redis.asyncio import Redis
 
+from session_bridge.contract.budget import Budget
 from session_bridge.contract.fields import FinalizedBy
 from session_bridge.contract.keys import Keys, check_call_sid
 from session_bridge.recorder import config
+from session_bridge.recorder.budget import BudgetWatch, OnBudget
 from session_bridge.recorder.entries import Entry, Kind, Line, Request
 from session_bridge.recorder.events import EventMethods, Time
 from session_bridge.recorder.flusher import Pace
@@ -24,6 +28,7 @@ _LAST_FLUSH_SECONDS = 3.0
 _LAST_FLUSH_SECONDS_AWAY = 0.5
 _LAST_MOVE_SECONDS = 1.0
 _RESUME_SECONDS = 5.0
+_LAST_LOOK_SECONDS = 0.25
 
 # Looking a member up in its enum costs as much as a call.
 _EVENT = Kind.EVENT
@@ -56,6 +61,7 @@ class CallRecorder(EventMethods):
         "_recording_id",
         "_recordings",
         "_state",
+        "_watch",
     )
 
     def __init__(
@@ -71,6 +77,9 @@ class CallRecorder(EventMethods):
         heartbeat_seconds: float = 15.0,
         buffer_events: int = 10_000,
         spool_dir: str | Path | None = None,
+        budget: Budget | None = None,
+        on_budget: OnBudget | None = None,
+        budget_seconds: float = 1.0,
         **state: object,
     ) -> None:
         """Make the recorder of `call_sid`, inside the event loop that it is to record in.
@@ -86,6 +95,9 @@ class CallRecorder(EventMethods):
             heartbeat_seconds: how often a silent call says that it lives.
             buffer_events: as many records, of all calls, are held in memory while Redis is away; more go to disk.
             spool_dir: where on disk; `SESSION_BRIDGE_SPOOL_DIR`, or a folder below the user's state.
+            budget: limits for this call, in place of those that the worker publishes for its `user_id`.
+            on_budget: called once, in the event loop, when a limit is near, and once when it is reached.
+            budget_seconds: how often the call's cost is looked at, if either is given.
             state: state fields and documents to begin with, as for `set`.
 
         Raises:
@@ -108,11 +120,28 @@ class CallRecorder(EventMethods):
         self._ended_at = "ended_at" in self._state
         self._recordings: dict[str, dict[str, object]] = {}
         self._recording_id: str | None = None
+        self._watch: BudgetWatch | None = None
+        if budget is not None or on_budget is not None:
+            user, tenant = state.get("user_id"), state.get("tenant_id")
+            self._watch = BudgetWatch(
+                self._line,
+                self._flusher.beside,
+                self._flusher.keys,
+                user=(str(tenant or ""), str(user)) if user else None,
+                budget=budget,
+                tell=on_budget,
+                every_seconds=budget_seconds,
+            )
 
     @property
     def call_sid(self) -> str:
         """The call's name."""
         return self._line.sid
+
+    @property
+    def spent_cents(self) -> Decimal | None:
+        """What the call has cost as of the last look at it; None before that, or where nobody asked for its budget."""
+        return self._watch.spent if self._watch else None
 
     # -- what is recorded ---------------------------------------------------------------------------------------
 
@@ -199,11 +228,20 @@ class CallRecorder(EventMethods):
             self._open(at)
         self._flusher.append(Entry(kind, self._line, name, value, at))
 
+    def _saw_money(self, prefix: str, event_id: str, event: Mapping[str, object]) -> None:
+        if self._watch is not None:
+            self._watch.bill.saw(prefix[:-1], event_id, event)
+
     def _open(self, at: str) -> None:
         self._opened = True
+        self._begin_watch()
         self._append(Kind.OPEN, "", at.encode(), at)
         for name, value in self._state.items():
             self._append(Kind.FIELD, name, value, at)
+
+    def _begin_watch(self) -> None:
+        if self._watch is not None:
+            self._flusher.loop.call_soon_threadsafe(self._watch.start)
 
     # -- beginning, ending --------------------------------------------------------------------------------------
 
@@ -223,6 +261,7 @@ class CallRecorder(EventMethods):
         """
         at = MOMENTS.text()
         self._opened = True
+        self._begin_watch()
         latest = MOMENTS.milliseconds() + round(self._grace * 1000)
         self._append(Kind.FIELD, "resumed_at", at.encode(), at)
         for name, value in self._state.items():
@@ -266,6 +305,9 @@ class CallRecorder(EventMethods):
     async def _finish(self, request: Request) -> bool:
         self._finished = True
         flusher = self._flusher
+        if self._watch is not None:
+            # Before the drain is asked for: what is written of a call's cost after that would look like another call.
+            await self._watch.stop(_LAST_LOOK_SECONDS)
         self._append(Kind.ASK, "", request.dump(), MOMENTS.text())
         flusher.live.discard(self._line)
         flusher.leaving += 1

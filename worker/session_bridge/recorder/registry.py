@@ -33,7 +33,9 @@ def flusher_for(redis: str | Redis, keys: Keys, pace: Pace, directory: Path) -> 
     if flusher is None:
         client = connect(redis) if isinstance(redis, str) else redis
         spool = Spool(home_of(directory, address_of(client), keys.prefix, keys.namespace))
-        flusher = Flusher(client, owned=isinstance(redis, str), keys=keys, pace=pace, spool=spool)
+        # What a flusher's own connections carry it knows by heart; others have to have another.
+        beside = connect(redis) if isinstance(redis, str) else None
+        flusher = Flusher(client, owned=isinstance(redis, str), keys=keys, pace=pace, spool=spool, beside=beside)
         _flushers[key] = flusher
     return flusher
 
