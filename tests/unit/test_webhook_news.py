@@ -93,7 +93,7 @@ def test_the_ready_recording_holds_whichever_callback_comes_first() -> None:
     ready = only(twilio.understand(body | {"RecordingStatus": "completed", "RecordingUrl": "https://a.test/RE1"}))
     for order in ((begun, ready), (ready, begun), (ready, begun, begun)):
         [recording] = call_of(*order).events["recording"]  # type: ignore[index]  # a family is its name
-        assert recording.data.get("status") == "completed"
+        assert recording.status == "completed"
 
 
 def test_twilios_examples_of_its_api_are_understood(shared_vectors: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_participant_joins_and_leaves_in_any_order() -> None:
     for order in ((joined, gone), (gone, joined)):
         call = call_of(*order)
         [participant] = call.events["participant"]  # type: ignore[index]  # a family is its name
-        assert participant.data.get("disconnect_reason") == "CLIENT_INITIATED"
+        assert participant.disconnect_reason == "CLIENT_INITIATED"
         assert (call.state["from_number"], call.state["to_number"]) == ("+15550100", "+15550101")
         assert call.state["direction"] == "inbound"
 

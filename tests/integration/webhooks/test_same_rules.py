@@ -60,9 +60,7 @@ def understood(fields: dict[bytes, bytes]) -> Call:
 
 def told(call: Call) -> dict[str, Any]:
     """All that is known of a call, comparable."""
-    participants = [
-        (event.event_id, event.data.get("identity"), event.data.get("extra")) for event in call.of(Family.PARTICIPANT)
-    ]
+    participants = [(event.event_id, event.identity, event.extra) for event in call.of(Family.PARTICIPANT)]
     return {
         "state": call.state,
         "documents": call.documents,
