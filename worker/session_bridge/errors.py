@@ -56,3 +56,7 @@ class TransactionTimeoutError(BridgeError):
 
 class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
+
+
+class SearchError(BridgeError):
+    """A search that cannot be made, for what it asks or for what is missing."""
