@@ -25,7 +25,7 @@ SCHEMAS = ["public", "calls", "Weird schema", 'a "quoted" name', "Ünïcode"]
 CATALOGUE = """\
 SELECT relkind::text, relname, coalesce(pg_get_expr(relpartbound, class.oid), ''), coalesce(array_agg(
     format('%%s %%s %%s', attname, format_type(atttypid, atttypmod), attnotnull) ORDER BY attnum
-) FILTER (WHERE attnum > 0), '{}')
+) FILTER (WHERE attnum > 0 AND NOT attisdropped), '{}')
 FROM pg_class AS class LEFT JOIN pg_attribute ON attrelid = class.oid
 WHERE relnamespace = %(schema)s::regnamespace GROUP BY class.oid
 UNION ALL

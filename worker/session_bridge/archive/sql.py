@@ -13,7 +13,7 @@ _FILES = ("queries.sql", "search.sql", "reports.sql")
 
 
 def _load() -> Mapping[str, bytes]:
-    named = {}
+    named: dict[str, str] = {}
     for file in _FILES:
         _, *parts = _HEADING.split(resources.files(__package__ or "").joinpath(file).read_text())
         named |= dict(zip(parts[::2], parts[1::2], strict=True))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from session_bridge.archive.connection import ArchiveConnections, fetch
 
@@ -55,6 +55,7 @@ async def statistics(
     since: datetime,
     until: datetime,
     by: By,
+    *,
     tenant: str | None = None,
     agent: str | None = None,
 ) -> Statistics:
@@ -62,10 +63,7 @@ async def statistics(
     parameters = {"since": since, "until": until, "by": by, "tenant": tenant, "agent": agent}
     async with connections.transaction() as connection:
         rows = await fetch(connection, "stats", **parameters)
-    found = {
-        bucket: Numbers(*(0 if cell is None and at in _COUNTS else cell for at, cell in enumerate(cells)))
-        for bucket, *cells in rows
-    }
+    found = {bucket: _numbers(cells) for bucket, *cells in rows}
     total = found.pop(None, Numbers())
     if by == "agent":
         ordered = sorted(found.items(), key=lambda part: (-part[1].calls, part[0]))
@@ -75,7 +73,12 @@ async def statistics(
     )
 
 
-_COUNTS = {list(Numbers.__dataclass_fields__).index(name) for name in ("messages", "interruptions")}
+def _numbers(cells: list[Any]) -> Numbers:
+    # A sum over no call is null.
+    return Numbers(**{name: cell for name, cell in zip(_NAMES, cells, strict=True) if cell is not None})
+
+
+_NAMES = [field.name for field in fields(Numbers)]
 
 
 def _buckets(since: datetime, until: datetime, by: Literal["day", "hour"]) -> Iterator[str]:

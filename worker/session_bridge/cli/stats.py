@@ -44,7 +44,7 @@ def stats_command(
     until = until or ids.now()
     if since >= until:
         raise click.UsageError("--since must be before --until")
-    found = asyncio.run(_read(load_settings(), since, until, by, tenant, agent))
+    found = asyncio.run(_read(load_settings(), since, until, by, tenant=tenant, agent=agent))
     if as_json:
         parts = [{by: name} | asdict(numbers) for name, numbers in found.parts.items()]
         print_json({"since": since, "until": until, "by": by, "total": asdict(found.total), "parts": parts})
@@ -53,11 +53,11 @@ def stats_command(
 
 
 async def _read(
-    settings: Settings, since: datetime, until: datetime, by: By, tenant: str | None, agent: str | None
+    settings: Settings, since: datetime, until: datetime, by: By, *, tenant: str | None, agent: str | None
 ) -> Statistics:
     async with archive_of(settings) as connections:
         await connections.require_current()
-        return await statistics(connections, since, until, by, tenant, agent)
+        return await statistics(connections, since, until, by, tenant=tenant, agent=agent)
 
 
 def _print(found: Statistics) -> None:

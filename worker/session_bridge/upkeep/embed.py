@@ -1,8 +1,8 @@
 """Embedding archived calls with a function of the user's own, so that they can be searched by meaning.
 
-The calls are gone through in the order in which they were archived, late data included, and a model remembers how far it
-has come. A model that is new begins with the first call, so naming another one embeds everything anew, while the old one
-goes on answering until it is forgotten.
+The calls are gone through in the order in which they were archived, late data included, and a model remembers how far
+it has come. A model that is new begins with the first call, so naming another one embeds everything anew, while the old
+one goes on answering until it is forgotten.
 """
 
 from __future__ import annotations
