@@ -50,7 +50,12 @@ def made_up(number: int, started: datetime) -> Fields:
         "metric:2": {"metric_type": "llm_ttfb", "value": 100 + number % 90},
         "rag:1": {
             "query_text": "opening hours",
-            "chunks": [{"content": f"Branch {chunk} opens at {chunk % 12} o'clock and takes parcels of {chunk} kg.", "filename": f"{chunk}.md"}],
+            "chunks": [
+                {
+                    "content": f"Branch {chunk} opens at {chunk % 12} o'clock and takes parcels of {chunk} kg.",
+                    "filename": f"{chunk}.md",
+                }
+            ],
         },
         "cost:1": {"service": "llm", "amount_cents": number % 7},
     }

@@ -1,4 +1,4 @@
-"""Every query that is shipped, on an archive of thousands of calls: by an index, and by one partition if it names a call.
+"""Every query that is shipped, on an archive of thousands of calls: by an index, and by one partition for one call.
 
 PostgreSQL itself says how it ran each statement, those inside of functions too (auto_explain). 100,000 calls are for
 `session-bridge verify`; these are enough for the planner to prefer an index wherever it can use one.
