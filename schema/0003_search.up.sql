@@ -453,25 +453,28 @@ BEGIN
     RETURN QUERY EXECUTE format(
         $query$
         WITH near AS (
-            SELECT call.id, call.call_sid, call.tenant_id, call.agent_id, call.agent_name, call.started_at,
-                part.first_character, part.characters,
+            SELECT part.session_id AS id, part.first_character, part.characters,
                 part.embedding::%1$s %2$s $1::%1$s AS distance
-            FROM call_embeddings AS part JOIN call_sessions AS call ON call.id = part.session_id
-            WHERE part.model = %3$L
-                AND part.session_id >= session_id_floor(coalesce($2, '-infinity'))
-                AND ($3 IS NULL OR part.tenant_id = $3)
-                AND ($4 IS NULL OR call.agent_id = $4 OR call.agent_name = $4)
+            FROM call_embeddings AS part
+            WHERE part.model = %3$L AND part.session_id >= session_id_floor(coalesce($2, '-infinity')) %4$s
             ORDER BY part.embedding::%1$s %2$s $1::%1$s
             LIMIT $5 * 5
         ), nearest AS (
             SELECT DISTINCT ON (near.id) near.* FROM near ORDER BY near.id, near.distance
         )
-        SELECT nearest.id, nearest.call_sid, nearest.tenant_id, nearest.agent_id, nearest.agent_name,
-            coalesce(nearest.started_at, session_time(nearest.id)), text.language, nearest.distance::double precision,
+        SELECT call.id, call.call_sid, call.tenant_id, call.agent_id, call.agent_name,
+            coalesce(call.started_at, session_time(call.id)), text.language, nearest.distance::double precision,
             substr(text.transcript_text, nearest.first_character, least(nearest.characters, 300))
-        FROM nearest JOIN call_transcripts AS text ON text.session_id = nearest.id
-        ORDER BY nearest.distance, nearest.id DESC
+        FROM nearest
+        JOIN call_sessions AS call ON call.id = nearest.id
+        JOIN call_transcripts AS text ON text.session_id = nearest.id
+        ORDER BY nearest.distance, call.id DESC
         LIMIT $5
-        $query$, kind.vector_type, kind.distance, embedded_by
+        $query$, kind.vector_type, kind.distance, embedded_by,
+        -- Only what is asked for: another table in the query could make the planner sort instead of asking the index.
+        concat_ws(' ',
+            CASE WHEN tenant IS NOT NULL THEN 'AND part.tenant_id = $3' END,
+            CASE WHEN agent IS NOT NULL THEN 'AND EXISTS (SELECT FROM call_sessions AS call WHERE call.id = '
+                'part.session_id AND (call.agent_id = $4 OR call.agent_name = $4))' END)
     ) USING asked, since, tenant, agent, max_results;
 END $$;
