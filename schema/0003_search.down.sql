@@ -1,5 +1,6 @@
 -- Takes the searches away, and what calls were embedded into; the calls stay. pgvector stays too: others may use it.
 DROP FUNCTION search_calls_by_meaning(real[], text, text, text, timestamptz, integer);
+DROP FUNCTION forget_embedding_model(text);
 DROP FUNCTION prepare_semantic_search(text, integer);
 DROP FUNCTION semantic_index_name(text, integer);
 DROP FUNCTION embedding_type(integer);

@@ -420,6 +420,24 @@ CREATE FUNCTION semantic_index_name(model text, dimension integer) RETURNS name
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN format('call_embeddings_%s_%s_hnsw', left(md5(model), 8), dimension)::name;
 
+-- Delete what calls were embedded into with a model, and its index; how many parts, or null if nobody knows the model.
+CREATE FUNCTION forget_embedding_model(forgotten text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path FROM CURRENT
+    AS $$
+DECLARE
+    of_dimension integer;
+    parts bigint;
+BEGIN
+    DELETE FROM embedding_models AS known WHERE known.model = forgotten RETURNING known.dimension INTO of_dimension;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM call_embeddings AS kept WHERE kept.model = forgotten;
+    GET DIAGNOSTICS parts = ROW_COUNT;
+    EXECUTE format('DROP INDEX IF EXISTS %I', semantic_index_name(forgotten, of_dimension));
+    RETURN parts;
+END $$;
+
 -- Calls that mean something like what the vector `asked` stands for, the nearest first; `distance` is the cosine's, 0 to 2.
 CREATE FUNCTION search_calls_by_meaning(
     asked real[],

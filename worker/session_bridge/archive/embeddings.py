@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 from uuid import uuid4
 
 from session_bridge.archive.connection import ArchiveConnections, fetch, run
@@ -158,5 +159,5 @@ async def known_models(connections: ArchiveConnections) -> list[Model]:
 async def forget_model(connections: ArchiveConnections, model: str) -> int | None:
     """Delete what calls were embedded into with this model; how many parts, or None if nobody knows it."""
     async with connections.transaction() as connection:
-        [[parts, known]] = await fetch(connection, "forget_model", model=model)
-        return parts if known else None
+        [[parts]] = await fetch(connection, "forget_model", model=model)
+        return cast("int | None", parts)

@@ -91,7 +91,5 @@ SELECT model, dimension, nullif(archived_through, '-infinity'), first_used_at, l
 FROM embedding_models ORDER BY last_used_at DESC NULLS LAST, model;
 
 -- name: forget_model
--- A model is used no more.
-WITH gone AS (DELETE FROM call_embeddings WHERE model = %(model)s RETURNING 1),
-    entry AS (DELETE FROM embedding_models WHERE model = %(model)s RETURNING 1)
-SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM entry);
+-- A model is used no more: how many parts it had, or null if nobody knows it.
+SELECT forget_embedding_model(%(model)s);

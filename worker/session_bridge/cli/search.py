@@ -37,7 +37,12 @@ class _Question:
 
 @click.command("search")
 @click.argument("query")
-@click.option("--in", "place", type=click.Choice([*Place]), help="What is searched; calls, or messages with --speaker.")
+@click.option(
+    "--in",
+    "place",
+    type=click.Choice([place.value for place in Place]),
+    help="What is searched; calls, or messages with --speaker.",
+)
 @click.option("--tenant", help="Only calls of this tenant.")
 @click.option("--agent", help="Only calls with this agent, by id or name.")
 @click.option("--since", type=SINCE, help="Only calls since then: 7d, 12h, or a date.")
@@ -60,7 +65,7 @@ def search_command(
     """Find calls, messages or chunks by their words, the best first.
 
     Words must all occur, in any of their forms: each call is searched in its own language, where PostgreSQL knows it.
-    "Quotes" make a phrase, OR an alternative, and -word excludes.
+    "Quotes" make a phrase, OR an alternative, and -word excludes. The whole query is one argument.
 
     \b
     session-bridge search 'refund "wrong address" -delivery' --since 7d
