@@ -113,7 +113,8 @@ async def test_chunks_are_found_with_the_calls_that_retrieved_them(bridge: Any) 
     chunk = {"content": "Returns are accepted within thirty days.", "filename": "returns.md"}
     for sid, language in (("a", "en"), ("b", "pl"), ("c", "en")):
         rag = {"rag:1": {"query_text": "q", "chunks": [{"content": "Other."}, chunk]}}
-        await say(bridge, sid, "hello", language=language, tenant_id=None if sid == "c" else "acme", **rag)
+        tenant = {} if sid == "c" else {"tenant_id": "acme"}
+        await say(bridge, sid, "hello", language=language, **tenant, **rag)
     hits = await found(bridge, "return thirty", Place.CHUNKS)
     assert {hit.call_sid for hit in hits} == {"a", "b", "c"}
     assert {(hit.number, hit.source) for hit in hits} == {(2, "returns.md")}
