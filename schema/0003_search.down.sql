@@ -1,1 +1,22 @@
--- A place kept.
+-- Takes the searches away, and what calls were embedded into; the calls stay. pgvector stays too: others may use it.
+DROP FUNCTION search_calls_by_meaning(real[], text, text, text, timestamptz, integer);
+DROP FUNCTION forget_embedding_model(text);
+DROP FUNCTION prepare_semantic_search(text, integer);
+DROP FUNCTION semantic_index_name(text, integer);
+DROP FUNCTION embedding_type(integer);
+DROP INDEX call_sessions_archived_at;
+DELETE FROM session_bridge_partitioned_tables WHERE table_name = 'call_embeddings';
+DROP TABLE call_embeddings;
+DROP TABLE embedding_models;
+DROP FUNCTION search_chunks(text, text, text, timestamptz, integer, integer, text, text, integer);
+DROP FUNCTION search_messages(text, text, text, timestamptz, text, integer, integer, text, text);
+DROP FUNCTION search_calls(text, text, text, timestamptz, integer, integer, text, text);
+DROP FUNCTION search_queries(text);
+DROP FUNCTION session_time(uuid);
+DROP INDEX call_rag_chunks_content;
+DROP INDEX rag_chunk_contents_words;
+ALTER TABLE rag_chunk_contents DROP COLUMN language;
+DROP INDEX call_transcripts_words;
+DROP FUNCTION search_words(text, text);
+DROP FUNCTION search_text(text);
+DROP FUNCTION search_configuration(text);

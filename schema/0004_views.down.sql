@@ -1,1 +1,21 @@
--- A place kept.
+-- Takes the views away, those of older names in other schemas too, and the functions for loaders; what was loaded stays.
+SELECT drop_compatibility_views(schema_name) FROM session_bridge_compatibility;
+DROP FUNCTION make_compatibility_views(name);
+DROP FUNCTION drop_compatibility_views(name);
+DROP TABLE session_bridge_compatibility;
+DROP FUNCTION batch_insert_conversations(jsonb);
+DROP FUNCTION upsert_conversation(jsonb);
+DROP FUNCTION number_events(name, uuid, name);
+DROP FUNCTION summarize_call(uuid);
+DROP FUNCTION get_conversation_stats(text, integer);
+DROP FUNCTION refresh_archive_views(interval);
+DROP TABLE session_bridge_refreshes;
+DROP MATERIALIZED VIEW performance_stats;
+DROP MATERIALIZED VIEW conversation_metrics;
+DROP VIEW call_timeline;
+DROP VIEW call_flow;
+DROP VIEW agent_performance;
+DROP VIEW call_analytics;
+DROP VIEW active_calls_summary;
+DROP FUNCTION archived_days();
+DROP INDEX call_sessions_user_id;

@@ -68,3 +68,7 @@ class UnreadableCallbackError(BridgeError):
 
 class UnreadableReportError(UnreadableCallbackError):
     """A provider's callback that lacks what it must have; the provider is answered 400 with these words."""
+
+
+class SearchError(BridgeError):
+    """A search that cannot be made, for what it asks or for what is missing."""

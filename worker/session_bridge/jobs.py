@@ -32,6 +32,8 @@ from session_bridge.errors import ArchiveUnavailableError, RedisUnavailableError
 from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
 from session_bridge.service import Bridge
+from session_bridge.upkeep.embed import Embedder, embedder_of
+from session_bridge.upkeep.loop import keep_up
 
 log = structlog.get_logger(__name__)
 
@@ -153,11 +155,12 @@ async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
     MissingExtraError if providers are to be asked and there is nothing to ask them with.
     """
     await asyncio.to_thread(bridge.directory.prepare)
+    embedder = embedder_of(bridge.settings)
     async with serve_health(bridge, bridge.settings.health_host, bridge.settings.health_port):
-        await _work(bridge, stop)
+        await _work(bridge, embedder, stop)
 
 
-async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
+async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) -> None:
     # What a drain makes is freed by counting references; looking for cycles among it took a quarter of a worker's time.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLD)
@@ -165,10 +168,12 @@ async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
     log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
     drains = asyncio.create_task(bridge.loop.run())
     arq = asyncio.create_task(_keep_arq_running(bridge))
+    upkeep = asyncio.create_task(keep_up(bridge.settings, embedder))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([drains, arq, stopping], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([drains, arq, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
     bridge.loop.stop()
     stopping.cancel()
+    upkeep.cancel()
     while not arq.done():
         # A cancellation that meets arq within its own waiting can be swallowed there.
         arq.cancel()
@@ -177,7 +182,7 @@ async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
     _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
     for task in late:
         task.cancel()
-    results = await asyncio.gather(drains, arq, stopping, return_exceptions=True)
+    results = await asyncio.gather(drains, arq, upkeep, stopping, return_exceptions=True)
     await bridge.loop.finish(bridge.settings.shutdown_seconds)
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:

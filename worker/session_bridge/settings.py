@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     concurrency: int = Field(2, ge=1, le=64, description="transactions of one worker at once")
     max_attempts: int = Field(8, ge=1, description="drains that fail by a call's data before it is dead")
     outcome: str = Field("", description="module:function that decides a call's outcome; empty for the default")
+    embedding: str = Field("", description="module:function that turns texts into vectors, for search by meaning")
+    embedding_model: str = Field("", description="the name of its model; another one embeds every call anew")
+    refresh_seconds: float = Field(300, ge=1, le=86_400, description="how often the worker refreshes the metric views")
     ignore_fields: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_IGNORE_FIELDS, description="globs of fields that are working state and not record, set apart by commas"
     )
@@ -190,6 +193,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}ABANDON_SECONDS={self.abandon_seconds:g} is shorter than {PREFIX}IDLE_SECONDS="
                 f"{self.idle_seconds:g}: a call would be closed before it is checkpointed"
+            )
+        if self.embedding_model and not self.embedding:
+            raise ValueError(
+                f"{PREFIX}EMBEDDING_MODEL={self.embedding_model} is set and {PREFIX}EMBEDDING is not: "
+                "name the function that embeds as module:function"
             )
         if self.namespace.startswith(self.key_prefix):
             raise ValueError(

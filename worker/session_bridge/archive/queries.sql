@@ -67,9 +67,9 @@ WHERE NOT EXISTS (
 
 -- name: keep_contents
 -- Keep chunk texts, in one order everywhere, for two workers may bring the same ones.
-INSERT INTO rag_chunk_contents (month, tenant_id, content_hash, content)
-SELECT %(month)s, %(tenant_id)s, content_hash::bytea, content
-FROM unnest(%(hashes)s::text[], %(contents)s::text[]) AS kept (content_hash, content)
+INSERT INTO rag_chunk_contents (month, tenant_id, content_hash, content, language)
+SELECT %(month)s, %(tenant_id)s, content_hash::bytea, content, language
+FROM unnest(%(hashes)s::text[], %(contents)s::text[], %(languages)s::text[]) AS kept (content_hash, content, language)
 ORDER BY content_hash
 ON CONFLICT DO NOTHING;
 

@@ -1,4 +1,4 @@
-"""The named statements of this room's `.sql` files."""
+"""The named statements of the `.sql` files beside this: what the worker asks, and what people ask."""
 
 from __future__ import annotations
 

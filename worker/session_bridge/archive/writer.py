@@ -17,10 +17,11 @@ from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import copy_statement, copy_text
 from session_bridge.archive.journal import JOURNAL, Entry
-from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
+from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
 
 _Item = TypeVar("_Item")
 _PIECE_BYTES, _PIECE_ITEMS = 32 << 20, 10_000
+_LANGUAGE = SESSIONS.columns.index("language")
 
 
 @dataclass(slots=True)
@@ -160,18 +161,22 @@ _UPSERTS = {table: _upsert_statement(table) for table in (SESSIONS, *CHILDREN)}
 
 async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
     """Keep each distinct chunk text of a month and tenant once; only those not kept yet are sent."""
-    shelves: dict[tuple[date, str], dict[str, str]] = {}
+    shelves: dict[tuple[date, str], dict[str, tuple[str, Cell]]] = {}
     for call in calls:
         if call.chunk_contents:
             month = session_time(call.book.session_id).date().replace(day=1)
-            shelves.setdefault((month, call.book.tenant_id or ""), {}).update(call.chunk_contents)
+            shelf = shelves.setdefault((month, call.book.tenant_id or ""), {})
+            # Nobody says in what language a chunk is: it is searched in that of the call that brought it first.
+            language = call.session_row[_LANGUAGE]
+            shelf.update({content_hash: (content, language) for content_hash, content in call.chunk_contents.items()})
     for (month, tenant_id), contents in sorted(shelves.items()):
         hashes = ",".join(contents)
         missing = await fetch(connection, "missing_contents", month=month, tenant_id=tenant_id, hashes=hashes)
         if missing:
             wanted = sorted(content_hash for (content_hash,) in missing)
-            texts = [contents[content_hash] for content_hash in wanted]
-            await run(connection, "keep_contents", month=month, tenant_id=tenant_id, hashes=wanted, contents=texts)
+            texts, languages = zip(*[contents[content_hash] for content_hash in wanted], strict=True)
+            kept = {"hashes": wanted, "contents": list(texts), "languages": list(languages)}
+            await run(connection, "keep_contents", month=month, tenant_id=tenant_id, **kept)
 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:

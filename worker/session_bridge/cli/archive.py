@@ -1,4 +1,4 @@
-"""`session-bridge migrate` and `adopt`: the archive itself."""
+"""`session-bridge migrate`, `compat` and `adopt`: the archive itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 
 import click
 
+from session_bridge.archive.compatibility import VIEWS, drop_compatibility_views, make_compatibility_views
 from session_bridge.archive.migrations import migrate, script
 from session_bridge.cli.output import console, print_json
 from session_bridge.live.server import claim_archive
-from session_bridge.service import addresses, open_bridge
+from session_bridge.service import addresses, archive_of, open_bridge
 from session_bridge.settings import Settings, load_settings
 
 
@@ -53,3 +54,31 @@ async def _adopt(settings: Settings) -> None:
         identity = await bridge.connections.identity()
         await claim_archive(bridge.redis, bridge.keys, identity, adopt=True)
     console.print(f"{settings.namespace}:* drains into archive {identity} from now on")
+
+
+@click.command("compat")
+@click.option("--schema", default="compat", show_default=True, help="The schema they are made in; created if need be.")
+@click.option("--drop", is_flag=True, help="Take them away.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def compat_command(*, schema: str, drop: bool, as_json: bool) -> None:
+    """Make views of older names, for queries that were written before the archive was.
+
+    They are calls, voice_calls, voice_messages, call_logs and conversations, with columns like full_transcript. Safe to
+    repeat. They stand beside the archive in a schema of their own, and `migrate` down takes them away with it.
+    """
+    done = asyncio.run(_compat(load_settings(), schema, drop=drop))
+    if as_json:
+        print_json({"schema": schema, "views": list(VIEWS), "done": done, "action": "drop" if drop else "make"})
+    elif drop:
+        console.print(f"dropped from {schema}" if done else f"there are none of ours in {schema}", markup=False)
+    else:
+        console.print(f"made in {schema}: {', '.join(VIEWS)}", markup=False)
+
+
+async def _compat(settings: Settings, schema: str, *, drop: bool) -> bool:
+    async with archive_of(settings) as connections:
+        await connections.require_current()
+        if drop:
+            return await drop_compatibility_views(connections, schema)
+        await make_compatibility_views(connections, schema)
+    return True

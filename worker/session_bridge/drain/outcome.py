@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -10,7 +9,7 @@ from typing import TypeAlias, cast
 from pydantic import JsonValue
 
 from session_bridge.contract.vocabulary import Status
-from session_bridge.errors import SettingsError
+from session_bridge.functions import load_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,4 @@ def load_outcome(name: str) -> OutcomeFunction:
     """The function that `module:function` names; '' is the default. Raises SettingsError if there is none."""
     if not name:
         return default_outcome
-    module, colon, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function) if colon else None
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise SettingsError(
-            f"SESSION_BRIDGE_OUTCOME={name} cannot be imported ({error}); "
-            "write module:function of something on the worker's path"
-        ) from error
-    if not callable(found):
-        raise SettingsError(f"SESSION_BRIDGE_OUTCOME={name} names no function; write module:function")
-    return cast("OutcomeFunction", found)
+    return cast("OutcomeFunction", load_function("SESSION_BRIDGE_OUTCOME", name))
