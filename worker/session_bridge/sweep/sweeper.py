@@ -109,6 +109,9 @@ class Sweeper:
             # Now: the archive, if it is away, takes longer to say so than a session may have left.
             await self._scan.hold([look.call_sid for look in looks if look.is_ours and self._rules.may_expire(look)])
         known = await self._known([look.call_sid for look in looks if is_call_sid(look.call_sid)], report)
+        for look in looks:
+            if (stone := known.get(look.call_sid)) and self._rules.is_another_call(look, stone):
+                del known[look.call_sid]
         await self._scan.count_events(
             [look for look in looks if (found := known.get(look.call_sid)) and found.status in PROVISIONAL]
         )
