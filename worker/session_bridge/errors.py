@@ -56,3 +56,9 @@ class TransactionTimeoutError(BridgeError):
 
 class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
+
+
+class RedactionError(BridgeError):
+    """A redactor failed: what it should have looked at is not kept, and waits in Redis until the redactor is mended."""
+
+    retryable = True

@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql`."""
+"""The named statements of the `.sql` files beside this module."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib import resources
 _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def _load() -> Mapping[str, bytes]:
-    text = resources.files(__package__ or "").joinpath("queries.sql").read_text()
+def _load(file: str) -> Mapping[str, bytes]:
+    text = resources.files(__package__ or "").joinpath(file).read_text()
     _, *parts = _HEADING.split(text)
     return {name: body.strip().rstrip(";").encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
-QUERIES: Mapping[str, bytes] = _load()
+QUERIES: Mapping[str, bytes] = {**_load("queries.sql"), **_load("retention.sql")}
 """By name; each takes its parameters by name."""

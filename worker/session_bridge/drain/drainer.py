@@ -173,7 +173,9 @@ class Drainer:
         readings: list[Reading] = []
         for snapshot in snapshots:
             records = book.get(snapshot.claim.call_sid, [])
-            if trouble := _trouble(snapshot):
+            if snapshot.withheld:
+                await self._withhold(snapshot)
+            elif trouble := _trouble(snapshot):
                 await self._bury(snapshot, _latest(records), *trouble, moment)
             elif snapshot.empty and not _is_missing(snapshot, records):
                 await self._live.settle(snapshot.claim, "empty" if snapshot.claim.queue is Queue.READY else "done")
@@ -193,6 +195,13 @@ class Drainer:
                 prepared.append(await _beside(reading.snapshot, prepare, self._rules, reading, kept, moment))
         if prepared:
             await self._write(prepared)
+
+    async def _withhold(self, snapshot: Snapshot) -> None:
+        """Leave a session that could not be redacted in Redis: nothing of it may be kept, and nothing is lost."""
+        claim = snapshot.claim
+        advice = "mend the function that SESSION_BRIDGE_REDACT names; the call waits in Redis"
+        log.error("drain.redaction_failed", call_sid=claim.call_sid, error=snapshot.withheld, advice=advice)
+        await self._live.settle(claim, "given", delay_seconds=_LONGEST_DELAY)
 
     async def _let_go(self, snapshot: Snapshot) -> None:
         """Release what came late for a call that retention or an erasure took: nothing of it is kept again."""
@@ -329,6 +338,9 @@ class Drainer:
         claim = snapshot.claim
         if record is not None and record.state == RETIRED:
             await self._let_go(snapshot)
+            return
+        if snapshot.withheld:
+            await self._withhold(snapshot)
             return
         if claim.queue is Queue.CHECKPOINTS:
             # It lives: its end will be asked for, and then it is time to give up on it.

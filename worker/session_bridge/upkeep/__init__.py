@@ -1,0 +1,1 @@
+"""What an archive needs beside the drains: retention, exports, erasure."""
