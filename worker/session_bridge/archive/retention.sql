@@ -157,3 +157,49 @@ ON CONFLICT (month) DO UPDATE SET restored_at = now(), keep_until = excluded.kee
 -- What became of the months before.
 SELECT month, retired_at, dropped_at, exported_to, row_counts, restored_at, keep_until FROM retired_months
 ORDER BY month;
+
+-- name: erased_since_export
+-- Calls of an exported month that were erased since.
+SELECT staged.session_id
+FROM session_bridge_archive AS archive, session_bridge_restored AS staged
+JOIN call_sids AS stone ON true
+WHERE stone.call_sid = tombstone_of(archive.archive_id, staged.call_sid) AND stone.status = 'erased';
+
+-- name: restore_book
+-- The book's rows of an exported month, in the place of their tombstones.
+WITH wanted AS (
+    SELECT * FROM session_bridge_restored WHERE session_id <> ALL(%(erased)s)
+), stones AS (
+    DELETE FROM call_sids AS stone USING wanted, session_bridge_archive AS archive
+    WHERE stone.call_sid = tombstone_of(archive.archive_id, wanted.call_sid) AND stone.session_id = wanted.session_id
+)
+INSERT INTO call_sids SELECT * FROM wanted ON CONFLICT DO NOTHING;
+
+-- name: restored_states
+-- What a restored call was before it was retired.
+UPDATE call_sids AS book SET state = CASE
+    WHEN EXISTS (SELECT FROM call_sessions WHERE id = book.session_id AND status = 'lost') THEN 'lost'
+    WHEN book.drains = 0 AND EXISTS (
+        SELECT FROM dead_sessions WHERE session_id = book.session_id AND retried_at IS NULL) THEN 'dead'
+    ELSE 'archived' END
+WHERE book.call_sid NOT LIKE 'retired:%%' AND book.state = 'retired'
+    AND book.session_id >= month_floor(%(month)s::date) AND book.session_id < month_ceiling(%(month)s::date);
+
+-- name: contents_wanted
+-- Chunk texts that a restored call retrieved.
+EXISTS (
+    SELECT FROM call_rag_chunks AS chunk
+    WHERE chunk.session_id >= month_floor(staged.month) AND chunk.session_id < month_ceiling(staged.month)
+        AND chunk.content_hash = staged.content_hash AND coalesce(chunk.tenant_id, '') = staged.tenant_id);
+
+-- name: try_upkeep
+-- Whether nobody else is at it; held until the transaction's end.
+SELECT pg_try_advisory_xact_lock(hashtextextended('session-bridge retention ' || current_schema(), 0));
+
+-- name: partition_sizes
+-- Every partition, with its rows as the planner estimates them (-1 where it never looked) and its bytes with indexes.
+SELECT ours.table_name, child.relname, child.reltuples::bigint, pg_total_relation_size(child.oid)
+FROM session_bridge_partitioned_tables AS ours
+JOIN pg_inherits ON inhparent = to_regclass(quote_ident(ours.table_name))
+JOIN pg_class AS child ON child.oid = inhrelid
+ORDER BY ours.table_name, child.relname;

@@ -12,6 +12,7 @@ from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason,
 from session_bridge.live.scan import Look
 
 LATE_DATA = "late data"
+_OVER = ("archived", "lost", "dead", RETIRED)
 
 
 class Action(StrEnum):
@@ -53,7 +54,7 @@ class SweepRules:
             return Decision(Action.HOLD if near_end else Action.NOTHING, "waiting", hold=near_end)
         if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
             return Decision(Action.RESCUE, "ended and not asked for")
-        if known is not None and known.state in ("archived", "lost", "dead", RETIRED) and not self._lives_again(look, known):
+        if known is not None and known.state in _OVER and not self._lives_again(look, known):
             return Decision(Action.RESCUE, LATE_DATA)
         changed_at = self.changed_at(look, known, now)
         silence = (now - changed_at).total_seconds()

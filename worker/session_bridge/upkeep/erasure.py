@@ -137,7 +137,7 @@ async def _wait_for_drains(forgetting: Forgetting, call_sids: Sequence[str], lea
     """Wait until no worker has one of these calls in hand: what it counts of it must not come after the erasure."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(lease_seconds):
-            while await forgetting.in_hand(call_sids):
+            while await forgetting.in_hand(call_sids):  # noqa: ASYNC110  # a server is asked, which sets no event
                 await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -147,7 +147,7 @@ async def _erase_contents(connections: ArchiveConnections, erased: Erased) -> in
         wanted = list(keys)
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while (count := await erase_unused_contents(connections, month, wanted)) is None:
+                while (count := await erase_unused_contents(connections, month, wanted)) is None:  # noqa: ASYNC110  # as above
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
             raise ArchiveUnavailableError(
@@ -166,9 +166,8 @@ async def _keep(connections: ArchiveConnections, receipt: Receipt) -> None:
         "redis": cast("dict[str, JsonValue]", receipt.redis),
     }
     async with connections.transaction() as connection:
-        receipt.exported_months = [
-            {"month": f"{month:%Y-%m}", "folder": folder} for month, folder in await fetch(connection, "exported_months")
-        ]
+        exported = await fetch(connection, "exported_months")
+        receipt.exported_months = [{"month": f"{month:%Y-%m}", "folder": folder} for month, folder in exported]
         kept = await fetch(connection, "keep_receipt", asked_by=receipt.asked_by, receipt=to_json(said).decode())
         [[receipt_id, erased_at]] = kept
     receipt.id, receipt.erased_at = str(receipt_id), erased_at
