@@ -169,7 +169,9 @@ def test_a_straggler_is_let_go_and_not_archived(deployment: Any, until: Any) -> 
     before = traces(dump_of(deployment), SECRET)
     assert before == []
     # By a request, and by a spool that asks for nothing: the sweep finds that.
-    deployment.redis.hset("session:CA1", mapping={"recording_url": SECRET, "message:9": event(role="user", content=SECRET)})
+    deployment.redis.hset(
+        "session:CA1", mapping={"recording_url": SECRET, "message:9": event(role="user", content=SECRET)}
+    )
     deployment.ask("CA1")
     until(lambda: deployment.is_gone("CA1"), "the straggler was not released")
     deployment.write("CA1", call_of_person(status="in-progress"))

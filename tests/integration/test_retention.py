@@ -80,7 +80,9 @@ async def contents(bridge: Any) -> dict[str, list[str]]:
     tables = [row["table_name"] for row in await bridge.rows("SELECT table_name FROM call_tables()")]
     found = {}
     for table in [*tables, "call_sids", "dead_session_fields"]:
-        rows = await bridge.rows(sql.SQL("SELECT t::text AS line FROM {} AS t ORDER BY 1").format(sql.Identifier(table)))
+        rows = await bridge.rows(
+            sql.SQL("SELECT t::text AS line FROM {} AS t ORDER BY 1").format(sql.Identifier(table))
+        )
         found[table] = [row["line"] for row in rows]
     return found
 
@@ -137,9 +139,10 @@ async def test_every_column_survives_the_way_to_parquet_and_back(aged: Any, tmp_
     [one] = await retire(settings_of(aged), 12, tmp_path)
     folder = tmp_path / "2024-03"
     assert one.exported_to == str(folder)
-    assert sum(one.rows.values()) == sum(len(rows) for rows in before.values()) - sum(
-        len(rows) for rows in (await contents(aged)).values()
-    ) + 3  # the tombstones
+    assert (
+        sum(one.rows.values())
+        == sum(len(rows) for rows in before.values()) - sum(len(rows) for rows in (await contents(aged)).values()) + 3
+    )  # the tombstones
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rows"] == one.rows
     came = await restore(settings_of(aged), folder, (ids.now() + timedelta(days=9)).date())
@@ -303,11 +306,16 @@ async def test_drains_run_on_while_months_are_retired_and_made(aged: Any) -> Non
 async def test_a_drain_needs_no_partition(bridge: Any) -> None:
     """With every month missing, rows go to the default partitions, and into their own when it is made late."""
     for row in await bridge.rows(
-        "SELECT child.relname FROM session_bridge_partitioned_tables JOIN pg_inherits "
+        'SELECT table_name, to_date(right(child.relname, 8), \'"y"YYYY"m"MM\') AS month '
+        "FROM session_bridge_partitioned_tables JOIN pg_inherits "
         "ON inhparent = table_name::text::regclass JOIN pg_class AS child ON child.oid = inhrelid "
-        "WHERE relname !~ '_default$'"
+        "WHERE child.relname !~ '_default$'"
     ):
-        await bridge.rows(sql.SQL("DROP TABLE {}").format(sql.Identifier(row["relname"])) + sql.SQL(";SELECT 1"))
+        await bridge.rows(
+            sql.SQL("WITH dropped AS (SELECT drop_monthly_partition({}, {})) SELECT * FROM dropped").format(
+                sql.Literal(row["table_name"]), sql.Literal(row["month"])
+            )
+        )
     await bridge.ask("CA1", fields(ids.now()))
     await bridge.drain()
     await age(bridge, "CA1", ids.now() - timedelta(days=150))

@@ -37,6 +37,7 @@ _BETWEEN = r"[ \u00a0\u2009.\-\u2010\u2011\u2013]"
 _DIGIT_RUN = re.compile(rf"(?<!\d)\d(?:{_BETWEEN}?\d){{11,}}")
 _DIGIT_GROUP = re.compile(r"\d+")
 _SHORTEST_CARD, _LONGEST_CARD = 12, 19
+_FIRST_DIGITS = frozenset("23456")
 # Which first digits, in which lengths, card numbers have: no time since 1970 in milliseconds begins like one.
 _CARD = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[0689]\d{12,17}|35\d{14,17}|(?:5[06-9]|6\d)\d{10,17}"
@@ -53,7 +54,7 @@ _LEAST_NUMBER = 10**6
 
 
 def redact_cards(text: str) -> str:
-    """`text` with [card] for each card number: digits in groups or in one, of a known kind, with the right check digit."""
+    """`text` with [card] for each card number: of a known kind, with the right check digit, in groups or in one."""
     return _DIGIT_RUN.sub(lambda run: _without_cards(run[0]), text)
 
 
@@ -71,18 +72,27 @@ _BUILT_IN: Mapping[str, Redactor] = {"cards": redact_cards, "emails": redact_ema
 
 
 def _without_cards(run: str) -> str:
-    """A run of groups of digits; a card number is whole groups of it, the longest first."""
+    """A run of groups of digits; a card number is whole groups of it, as many as can be."""
     groups = list(_DIGIT_GROUP.finditer(run))
     parts, at, place = [], 0, 0
     while place < len(groups):
-        for end in range(len(groups), place, -1):
-            digits = "".join(group[0] for group in groups[place:end])
-            if _SHORTEST_CARD <= len(digits) <= _LONGEST_CARD and _is_card(digits):
-                parts += [run[at : groups[place].start()], "[card]"]
-                at, place = groups[end - 1].end(), end - 1
-                break
-        place += 1
+        end = _end_of_card(groups, place) if groups[place][0][0] in _FIRST_DIGITS else place
+        if end > place:
+            parts += [run[at : groups[place].start()], "[card]"]
+            at = groups[end - 1].end()
+        place = max(end, place + 1)
     return "".join([*parts, run[at:]])
+
+
+def _end_of_card(groups: list[re.Match[str]], place: int) -> int:
+    """After which group the card number ends that begins with this one; `place` if none does."""
+    digits, end, found = "", place, place
+    while end < len(groups) and len(digits) + len(groups[end][0]) <= _LONGEST_CARD:
+        digits += groups[end][0]
+        end += 1
+        if len(digits) >= _SHORTEST_CARD and _is_card(digits):
+            found = end
+    return found
 
 
 def _is_card(digits: str) -> bool:

@@ -59,7 +59,7 @@ class Bridge:
         await claim_archive(self.redis, self.keys, identity)
         if self.readers is not self.connections and await self.readers.identity() != identity:
             raise WrongArchiveError(
-                "SESSION_BRIDGE_READ_DATABASE_URL leads to another archive than DATABASE_URL: it must be a replica of it"
+                "SESSION_BRIDGE_READ_DATABASE_URL leads to another archive than DATABASE_URL: name a replica of it"
             )
 
 

@@ -51,7 +51,9 @@ async def bury(
     """
     async with connections.transaction() as connection:
         # First, as with every drain: an erasure that runs beside this waits for the entry, or is seen here.
-        if not await _mark(connection, call_sid, session_id, generation, tenant_id, at, known=known):
+        entry: dict[str, object] = {"call_sid": call_sid, "session_id": session_id}
+        entry |= {"generation": generation, "tenant_id": tenant_id}
+        if not await _mark(connection, entry, at, known=known):
             return None
         [[dead_id]] = await fetch(
             connection,
@@ -74,25 +76,16 @@ async def bury(
     return int(dead_id)
 
 
-async def _mark(
-    connection: Connection,
-    call_sid: str,
-    session_id: str,
-    generation: int,
-    tenant_id: str | None,
-    at: datetime,
-    *,
-    known: bool,
-) -> bool:
+async def _mark(connection: Connection, entry: dict[str, object], at: datetime, *, known: bool) -> bool:
+    """Note in the book that a call is dead; False if it was retired since it was looked up."""
     if known:
-        return bool(await fetch(connection, "mark_dead", call_sid=call_sid, generation=generation, at=at))
-    entry = {"call_sid": call_sid, "session_id": session_id, "generation": generation, "tenant_id": tenant_id}
+        return bool(await fetch(connection, "mark_dead", at=at, **entry))
     if not await fetch(connection, "enter_dead_call", at=at, **entry):
         return False
     # A stone that is older was there when the call was looked up.
     recently = at - timedelta(hours=1)
-    if await fetch(connection, "retired_meanwhile", call_sid=[call_sid], started_at=[recently]):
-        await run(connection, "take_back", call_sid=[call_sid], generation=[generation])
+    if await fetch(connection, "retired_meanwhile", call_sid=[entry["call_sid"]], started_at=[recently]):
+        await run(connection, "take_back", call_sid=[entry["call_sid"]], generation=[entry["generation"]])
         return False
     return True
 

@@ -108,8 +108,8 @@ async def export_month(
         await asyncio.to_thread(_finish, part, target, manifest)
     except OSError as error:
         raise ExportError(
-            f"{month:%Y-%m} could not be written to {folder} ({error.strerror}): nothing was dropped; make room or name "
-            "another folder"
+            f"{month:%Y-%m} could not be written to {folder} ({error.strerror}): nothing was dropped; make room or "
+            "name another folder"
         ) from error
     return target, manifest
 
@@ -141,9 +141,7 @@ async def _parts_of(connection: Connection, month: date) -> list[tuple[str, sql.
 async def _write(
     connection: Connection, table: str, columns: list[Column], condition: sql.Composable, path: Path
 ) -> int:
-    schema = pa.schema(
-        [pa.field(c.name, c.arrow_type, metadata={"postgres_type": c.postgres_type}) for c in columns]
-    )
+    schema = pa.schema([pa.field(c.name, c.arrow_type, metadata={"postgres_type": c.postgres_type}) for c in columns])
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
         sql.SQL(", ").join(column.selected for column in columns), sql.Identifier(table), condition
     )

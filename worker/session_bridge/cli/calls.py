@@ -105,7 +105,8 @@ async def _show(settings: Settings, call_sid: str, *, as_json: bool) -> None:
     async with open_bridge(settings) as bridge:
         if deleted_at := await deleted_since(bridge.readers, call_sid):
             raise UnknownCallError(
-                f"{call_sid} is deleted since {deleted_at:%Y-%m-%d %H:%M}: `session-bridge delete --undo` shows it again"
+                f"{call_sid} is deleted since {deleted_at:%Y-%m-%d %H:%M}: "
+                f"`session-bridge delete --undo {call_sid}` shows it again"
             )
         report = await call_report(bridge.readers, call_sid)
         if report is None and bridge.readers is not bridge.connections:

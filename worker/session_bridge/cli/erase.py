@@ -107,7 +107,9 @@ def _print(receipt: Receipt) -> None:
     else:
         console.print("not vacuumed: dead rows stay in the tables' files until autovacuum has come by")
     for exported in receipt.exported_months:
-        console.print(f"out of reach: {exported['month']} was exported to {exported['folder']}; restoring leaves it out")
+        console.print(
+            f"out of reach: {exported['month']} was exported to {exported['folder']}; restoring leaves it out"
+        )
 
 
 @click.command("delete")

@@ -51,8 +51,8 @@ def retention_command(
     """Retire the months that are too old: whole calls go, by dropping partitions, while drains go on.
 
     Their SIDs leave tombstones, so that what comes late for them is let go. With --export, or the setting
-    SESSION_BRIDGE_RETENTION_FOLDER, each month is first written to compressed Parquet files. Exit status 1 if a table was
-    in use for too long and is left for the next run.
+    SESSION_BRIDGE_RETENTION_FOLDER, each month is first written to compressed Parquet files. Exit status 1 if a
+    table was in use for too long and is left for the next run.
     """
     settings = load_settings()
     log.configure(settings.log_format, "error", key=settings.namespace)

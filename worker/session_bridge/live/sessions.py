@@ -127,9 +127,7 @@ async def redis_errors() -> AsyncIterator[None]:
 class LiveSessions:
     """The Redis side of a drain. Every method raises RedisUnavailableError when Redis cannot serve."""
 
-    def __init__(
-        self, redis: Redis, keys: Keys, *, max_field_bytes: int, redaction: Redaction | None = None
-    ) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, max_field_bytes: int, redaction: Redaction | None = None) -> None:
         self._redis = redis
         self._keys = keys
         self._max_field_bytes = max_field_bytes
@@ -257,8 +255,10 @@ class LiveSessions:
         if self._redaction is not None:
             try:
                 return await asyncio.to_thread(self._redaction.value, name, value)
-            except Exception as error:
-                raise RedactionError(f"a redactor failed with {type(error).__name__}: mend it, the call waits") from None
+            except Exception as error:  # noqa: BLE001  # it may be the user's own function
+                raise RedactionError(
+                    f"a redactor failed with {type(error).__name__}: mend it, the call waits"
+                ) from None
         return value
 
     async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:

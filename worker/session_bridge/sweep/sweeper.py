@@ -169,7 +169,9 @@ class Sweeper:
             report.archive_away = True
             return {}
         # A SID that is used again after its call was retired names a call that nobody knows yet.
-        again = [look for look in looks if (found := known.get(look.call_sid)) and self._rules.is_another_call(look, found)]
+        again = [
+            look for look in looks if (found := known.get(look.call_sid)) and self._rules.is_another_call(look, found)
+        ]
         for look in again:
             del known[look.call_sid]
         return known

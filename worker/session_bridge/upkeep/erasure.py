@@ -171,5 +171,3 @@ async def _keep(connections: ArchiveConnections, receipt: Receipt) -> None:
         kept = await fetch(connection, "keep_receipt", asked_by=receipt.asked_by, receipt=to_json(said).decode())
         [[receipt_id, erased_at]] = kept
     receipt.id, receipt.erased_at = str(receipt_id), erased_at
-
-
