@@ -44,8 +44,9 @@ def replica_url(deployment: Any, postgres: EmbeddedPostgres, servers_folder: Pat
     if owner:
         os.chown(parent, owner["user"], owner["group"])
     data = parent / "data"
-    backup = [programs / "pg_basebackup", "--pgdata", data, "--write-recovery-conf", "--checkpoint", "fast"]
-    subprocess.run([*backup, "--dbname", deployment.database_url], check=True, timeout=120, cwd=parent, **owner)
+    backup = [str(programs / "pg_basebackup"), "--dbname", deployment.database_url, "--pgdata", str(data)]
+    options = ["--write-recovery-conf", "--checkpoint", "fast"]
+    subprocess.run([*backup, *options], check=True, timeout=120, cwd=parent, **owner)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,7 +126,9 @@ def test_retention_on_the_command_line(deployment: Any, tmp_path: Path) -> None:
         "INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at) "
         "VALUES ('CA1', session_id_floor('2024-03-05'), 'archived', now(), now(), now())"
     )
-    deployment.rows("INSERT INTO call_analysis (session_id, data) VALUES (session_id_floor('2024-03-05'), '{\"a\": 1}')")
+    deployment.rows(
+        "INSERT INTO call_analysis (session_id, data) VALUES (session_id_floor('2024-03-05'), '{\"a\": 1}')"
+    )
     done = deployment.run("retention", "--dry-run", "--json")
     assert [one["month"] for one in json.loads(done.stdout)] == ["2024-03"]
     assert deployment.value("SELECT count(*) FROM call_analysis") == 1
