@@ -162,6 +162,25 @@ def test_a_user_is_erased_and_no_other_of_a_similar_id(deployment: Any) -> None:
     worker.stop()
 
 
+def test_calls_of_others_that_mention_a_number(deployment: Any) -> None:
+    worker = deployment.worker()
+    other = {"provider": "x", "started_at": AT, "from_number": "+15550000001"}
+    deployment.drain("CA1", call_of_person())
+    deployment.drain("CA2", other | {"message:1": event(role="user", content="his number is 001-555-777 0142, yes")})
+    deployment.drain("CA3", other | {"message:1": f"no JSON, but {NUMBER}"})
+    deployment.drain("CA4", other | {"rag:1": event(query_text="q", chunks=[{"content": f"call {NUMBER}"}])})
+    deployment.drain("CA5", other | {"message:1": event(role="user", content="155577701423 is another")})
+    deployment.write("CA6", other | {"metadata": event(callback=NUMBER)})
+    found = deployment.run("erase", "--number", NUMBER, "--dry-run", "--json")
+    assert json.loads(found.stdout) == {"calls": ["CA1"]}
+    found = deployment.run("erase", "--number", NUMBER, "--mentions", "--dry-run", "--json")
+    assert json.loads(found.stdout) == {"calls": ["CA1", "CA2", "CA3", "CA4", "CA6"]}
+    assert erase(deployment, "--number", NUMBER, "--mentions")["calls"] == 5
+    assert traces(dump_of(deployment), NUMBER, "777 0142") == []
+    assert deployment.rows("SELECT call_sid FROM call_sessions") == [("CA5",)]
+    worker.stop()
+
+
 def test_a_straggler_is_let_go_and_not_archived(deployment: Any, until: Any) -> None:
     worker = deployment.worker()
     deployment.drain("CA1", call_of_person())
@@ -198,21 +217,30 @@ def test_a_call_that_begins_after_the_erasure_is_another_call(deployment: Any) -
     worker.stop()
 
 
-def test_a_drain_in_flight_does_not_bring_the_call_back(deployment: Any, proxy_to: Any, until: Any) -> None:
-    # The drain has read the session and looked it up; its transaction is held back until the call is erased.
+@pytest.mark.parametrize(
+    ("held_at", "meanwhile"),
+    [
+        # The drain has read the session and looked it up; it comes to write when the call is erased.
+        ("INSERT INTO call_sids", "SELECT 1 FROM call_sids WHERE state = 'retired'"),
+        # It has entered the call and not committed; the erasure waits for it, and takes its rows too.
+        ("COPY", "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"),
+    ],
+)
+def test_a_drain_in_flight_does_not_bring_the_call_back(
+    deployment: Any, proxy_to: Any, until: Any, held_at: str, meanwhile: str
+) -> None:
     proxy, through = proxy_to(deployment.database_url)
     worker = deployment.worker(DATABASE_URL=through)
-    hold = proxy.hold("INSERT INTO call_sids")
+    hold = proxy.hold(held_at)
     deployment.write("CA1", call_of_person())
     deployment.ask("CA1")
     hold.wait()
-    # By its SID it is known from Redis; the lease is short of nothing, so that the erasure waits for it.
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("session-bridge")), "erase", "--call", "CA1", "--json"],
         env=deployment.environment({}),
         stdout=subprocess.PIPE,
     ) as erasing:
-        until(lambda: deployment.rows("SELECT 1 FROM call_sids WHERE state = 'retired'"))
+        until(lambda: deployment.rows(meanwhile))
         hold.let_go()
         assert erasing.wait(60) == 0
     until(lambda: deployment.is_gone("CA1"))

@@ -30,10 +30,14 @@ _BETWEEN = r"(?:[ ()./-]|\(0\))*"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whom an erasure is about: by phone number or by user id. `pattern` is a regular expression for both servers."""
+    """Whom an erasure is about: by phone number or by user id.
+
+    `pattern` is a regular expression, for both servers, of fields that name a person; `mention` is one of any text.
+    """
 
     asked_by: Asked
     pattern: str
+    mention: str
 
     @classmethod
     def of_number(cls, number: str) -> Person:
@@ -48,7 +52,8 @@ class Person:
             raise UnknownCallError(
                 f"a phone number has at least {_FEWEST_DIGITS} digits: write it with its country code, like +15550100"
             )
-        return cls("number", rf"(^|[^0-9])(00{_BETWEEN})?{_BETWEEN.join(digits)}($|[^0-9])")
+        pattern = rf"(^|[^0-9])(00{_BETWEEN})?{_BETWEEN.join(digits)}($|[^0-9])"
+        return cls("number", pattern, pattern)
 
     @classmethod
     def of_user(cls, user_id: str) -> Person:
@@ -56,7 +61,8 @@ class Person:
         if not user_id.strip():
             raise UnknownCallError("a user id is not empty")
         # As a column's whole value, or as a text within JSON.
-        return cls("user", rf'(^|"){re.escape(user_id)}("|$)')
+        name = re.escape(user_id)
+        return cls("user", rf'(^|"){name}("|$)', rf"(^|[^\w.@-]){name}($|[^\w.@-])")
 
 
 @dataclass(slots=True)
@@ -74,6 +80,21 @@ async def calls_of_person(connections: ArchiveConnections, person: Person) -> se
     async with connections.transaction() as connection:
         rows = await fetch(connection, "calls_of_person", pattern=person.pattern, fields=list(PERSON_FIELDS))
     return {cast("str", row[0]) for row in rows}
+
+
+async def calls_that_mention(connections: ArchiveConnections, person: Person) -> set[str]:
+    """The call SIDs of which any row, of any table, holds the number or the id. It reads the whole archive."""
+    found: set[str] = set()
+    async with connections.transaction() as connection:
+        for table, key in await fetch(connection, "call_tables"):
+            mentions = sql.SQL(
+                "SELECT DISTINCT book.call_sid FROM {} AS row JOIN call_sids AS book ON book.session_id = row.{} "
+                "WHERE row::text ~ %s"
+            ).format(sql.Identifier(table), sql.Identifier(key))
+            rows = await (await connection.execute(mentions, [person.mention])).fetchall()
+            found.update(cast("str", row[0]) for row in rows)
+        rows = await fetch(connection, "mentions_in_raw", pattern=person.mention)
+    return found | {cast("str", row[0]) for row in rows}
 
 
 async def erase_calls(connections: ArchiveConnections, call_sids: Sequence[str], erased: Erased) -> None:

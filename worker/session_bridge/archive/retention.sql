@@ -18,6 +18,16 @@ WHERE (encode(part.field_raw, 'escape') = ANY(%(fields)s) OR encode(part.field_r
 UNION
 SELECT call_sid FROM dead_sessions WHERE call_sid ~ %(pattern)s;
 
+-- name: mentions_in_raw
+-- Call SIDs whose rejects, dead sessions or chunk texts hold something anywhere.
+SELECT call_sid FROM call_session_rejects WHERE encode(raw, 'escape') ~ %(pattern)s
+UNION
+SELECT dead.call_sid FROM dead_sessions AS dead JOIN dead_session_fields AS part ON part.dead_id = dead.id
+WHERE encode(part.raw, 'escape') ~ %(pattern)s OR encode(part.field_raw, 'escape') ~ %(pattern)s
+UNION
+SELECT book.call_sid FROM call_rag_chunk_texts AS chunk JOIN call_sids AS book USING (session_id)
+WHERE chunk.content ~ %(pattern)s;
+
 -- name: reserve_erased
 -- Enter call SIDs that the book does not know, so that a drain of one that runs beside this is waited for.
 INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)

@@ -30,6 +30,7 @@ def _call_sids(_context: click.Context, _parameter: click.Parameter, values: tup
 @click.option("--call", "call_sids", multiple=True, callback=_call_sids, metavar="SID", help="Erase this call.")
 @click.option("--number", "numbers", multiple=True, metavar="+…", help="Erase every call with this phone number.")
 @click.option("--user", "users", multiple=True, metavar="ID", help="Erase every call of this user id.")
+@click.option("--mentions", is_flag=True, help="Also calls in which it only stands in a text; reads everything.")
 @click.option("--dry-run", is_flag=True, help="Say which calls it would be, and touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-vacuum", is_flag=True, help="Leave the dead rows to autovacuum.")
@@ -39,6 +40,7 @@ def erase_command(
     call_sids: tuple[str, ...],
     numbers: tuple[str, ...],
     users: tuple[str, ...],
+    mentions: bool,
     dry_run: bool,
     yes: bool,
     no_vacuum: bool,
@@ -54,7 +56,7 @@ def erase_command(
     whom = [*map(Person.of_number, numbers), *map(Person.of_user, users)]
     settings = load_settings()
     if dry_run:
-        found = sorted({*call_sids, *asyncio.run(_find(settings, whom))})
+        found = sorted({*call_sids, *asyncio.run(_find(settings, whom, mentions=mentions))})
         if as_json:
             print_json({"calls": found})
         else:
@@ -62,19 +64,21 @@ def erase_command(
         return
     if not yes and not as_json:
         click.confirm("Erase every trace? There is no way back", abort=True)
-    receipt = asyncio.run(_erase(settings, call_sids, whom, vacuuming=not no_vacuum))
+    receipt = asyncio.run(_erase(settings, call_sids, whom, mentions=mentions, vacuuming=not no_vacuum))
     if as_json:
         print_json(asdict(receipt))
     else:
         _print(receipt)
 
 
-async def _find(settings: Settings, whom: list[Person]) -> set[str]:
+async def _find(settings: Settings, whom: list[Person], *, mentions: bool) -> set[str]:
     async with open_bridge(settings) as bridge:
-        return await find(bridge, whom)
+        return await find(bridge, whom, mentions=mentions)
 
 
-async def _erase(settings: Settings, call_sids: tuple[str, ...], whom: list[Person], *, vacuuming: bool) -> Receipt:
+async def _erase(
+    settings: Settings, call_sids: tuple[str, ...], whom: list[Person], *, mentions: bool, vacuuming: bool
+) -> Receipt:
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("looking")
@@ -83,7 +87,8 @@ async def _erase(settings: Settings, call_sids: tuple[str, ...], whom: list[Pers
             progress.update(task, description=f"{what}; {calls:,} calls erased")
 
         async with open_bridge(settings) as bridge:
-            return await erase(bridge, call_sids=call_sids, whom=whom, vacuuming=vacuuming, progress=show)
+            asked = {"mentions": mentions, "vacuuming": vacuuming}
+            return await erase(bridge, call_sids=call_sids, whom=whom, **asked, progress=show)
 
 
 def _print(receipt: Receipt) -> None:

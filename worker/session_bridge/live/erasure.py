@@ -29,8 +29,8 @@ class Forgetting:
         self._keys = keys
         self._scan = SessionScan(redis, keys)
 
-    async def calls_of(self, pattern: str, fields: Sequence[str]) -> set[str]:
-        """The call SIDs whose name, whose participants, or one of whose `fields` fit the pattern."""
+    async def calls_of(self, pattern: str, fields: Sequence[str] = ()) -> set[str]:
+        """The call SIDs whose name, whose participants, or one of whose `fields` (all, if none is named) fit."""
         fits = re.compile(pattern)
         found = {sid for sid in await self._named() if fits.search(sid)}
         cursor = 0
@@ -61,7 +61,7 @@ class Forgetting:
         async with redis_errors():
             first = self._redis.pipeline(transaction=False)
             for sid in call_sids:
-                first.execute_command("HMGET", self._key(sid), *fields)
+                first.execute_command(*(("HMGET", self._key(sid), *fields) if fields else ("HVALS", self._key(sid))))
                 first.execute_command("HKEYS", self._key(sid))
             replies: list[Any] = await first.execute(raise_on_error=False)
             texts: dict[str, list[str]] = {}

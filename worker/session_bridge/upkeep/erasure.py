@@ -28,6 +28,7 @@ from session_bridge.archive.erasure import (
     Erased,
     Person,
     calls_of_person,
+    calls_that_mention,
     erase_calls,
     erase_unused_contents,
     vacuum,
@@ -62,10 +63,10 @@ class Receipt:
     """Months that retention wrote to files before: those are out of an erasure's reach."""
 
 
-async def find(bridge: Bridge, whom: Sequence[Person]) -> set[str]:
-    """The call SIDs, in both servers, in which these people are parties."""
+async def find(bridge: Bridge, whom: Sequence[Person], *, mentions: bool = False) -> set[str]:
+    """The call SIDs, in both servers, in which these people are parties; or are so much as mentioned."""
     async with _opened(bridge) as (connections, forgetting):
-        return await _find(connections, forgetting, whom)
+        return await _find(connections, forgetting, whom, mentions=mentions)
 
 
 async def erase(
@@ -73,10 +74,11 @@ async def erase(
     *,
     call_sids: Sequence[str] = (),
     whom: Sequence[Person] = (),
+    mentions: bool = False,
     vacuuming: bool = True,
     progress: Progress = lambda _what, _done: None,
 ) -> Receipt:
-    """Erase these calls, and every call in which these people are parties.
+    """Erase these calls, and every call in which these people are parties; with `mentions`, or are mentioned.
 
     Raises UnknownCallError for a call SID that neither server knows.
     """
@@ -87,7 +89,7 @@ async def erase(
         wanted = set(call_sids)
         for _ in range(_ROUNDS):
             progress("looking", erased.calls)
-            wanted |= await _find(connections, forgetting, whom)
+            wanted |= await _find(connections, forgetting, whom, mentions=mentions)
             if not wanted:
                 break
             sids = sorted(wanted)
@@ -117,9 +119,14 @@ async def _opened(bridge: Bridge) -> AsyncIterator[tuple[ArchiveConnections, For
         yield connections, Forgetting(bridge.redis, queue, bridge.keys)
 
 
-async def _find(connections: ArchiveConnections, forgetting: Forgetting, whom: Sequence[Person]) -> set[str]:
+async def _find(
+    connections: ArchiveConnections, forgetting: Forgetting, whom: Sequence[Person], *, mentions: bool
+) -> set[str]:
     found: set[str] = set()
     for person in whom:
+        if mentions:
+            found |= await forgetting.calls_of(person.mention)
+            found |= await calls_that_mention(connections, person)
         # Redis first: what is drained in between is in the archive when that is looked through.
         found |= await forgetting.calls_of(person.pattern, PERSON_FIELDS)
         found |= await calls_of_person(connections, person)
