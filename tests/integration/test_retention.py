@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from session_bridge.archive.erasure import Erased, erase_calls
 from session_bridge.archive.migrations import migrate
 from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract import ids
@@ -214,6 +215,47 @@ async def test_late_data_of_a_retired_call_is_let_go(aged: Any) -> None:
     assert await contents(aged) == before
     assert aged.bridge.drainer.counts.retired == 2
     assert aged.bridge.drainer.counts.dead == 1
+
+
+async def test_a_sid_used_again_after_its_call_was_retired_is_another_call(aged: Any) -> None:
+    await retire(settings_of(aged), 12, None)
+    started = ids.now() + timedelta(seconds=2)
+    await aged.write("CA1", {"provider": "x", "status": "in-progress", "started_at": started.isoformat()})
+    # The sweep meets it while it lives, and must neither end it nor take it for late data.
+    report = await aged.bridge.sweeper.sweep(limit=100)
+    assert (report.rescued, report.sessions) == (0, 1)
+    [row] = await aged.rows("SELECT state, generation FROM call_sids WHERE call_sid = 'CA1'")
+    assert row["state"] == "live"
+    await aged.ask("CA1", {"status": "completed"})
+    await aged.drain()
+    assert await aged.is_gone("CA1")
+    assert (await aged.call("CA1"))["status"] == "completed"
+    # Late data of the first call, which says when it began, still goes nowhere; of the second it joins.
+    await aged.ask("CA1", {"started_at": OLD.isoformat(), "summary": "of the first"})
+    await aged.drain()
+    await aged.ask("CA1", {"recording_sid": "RE2"})
+    await aged.drain()
+    call = await aged.call("CA1")
+    assert (call["recording_sid"], call["summary"]) == ("RE2", None)
+    await erase(aged.bridge, call_sids=["CA1"])
+    assert not await aged.rows("SELECT 1 FROM call_sids WHERE call_sid = 'CA1'")
+
+
+async def test_an_erasure_brings_no_dead_session_back(aged: Any) -> None:
+    """A session that is given up in the moment of its erasure is not kept."""
+    bury = aged.bridge.drainer._bury
+
+    async def erase_first(*arguments: Any, **named: Any) -> None:
+        await erase_calls(aged.bridge.connections, ["CA7"], Erased())
+        await bury(*arguments, **named)
+
+    aged.bridge.drainer._bury = erase_first
+    await aged.redis.set("session:CA7", "no hash")
+    await aged.redis.zadd("session-bridge:ready", {"CA7": 0})
+    await aged.drain()
+    assert not await aged.rows("SELECT 1 FROM dead_sessions WHERE call_sid = 'CA7'")
+    assert not await aged.rows("SELECT 1 FROM call_sids WHERE call_sid = 'CA7'")
+    assert await aged.redis.zscore("session-bridge:ready", "CA7") is None
 
 
 async def test_a_month_whose_retirement_was_interrupted_is_finished_by_the_next_run(aged: Any, tmp_path: Path) -> None:
