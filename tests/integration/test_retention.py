@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -202,6 +203,24 @@ async def test_nothing_is_dropped_that_could_not_be_written(aged: Any, tmp_path:
     assert await partitions_of(aged, MONTH) > 15
     [one] = await retire(settings_of(aged), 12, tmp_path)
     assert one.rows["call_sessions"] == 2
+
+
+async def test_an_export_that_fails_half_way_leaves_nothing_behind(aged: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def full(*_: object) -> str:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("session_bridge.archive.parquet._check", full)
+        with pytest.raises(ExportError, match="No space left"):
+            await retire(settings_of(aged), 12, tmp_path)
+        assert await asyncio.to_thread(os.listdir, tmp_path) == []
+        # The disk may as well be full while rows are written, in the middle of a transaction.
+        patch.setattr("pyarrow.parquet.ParquetWriter.write_batch", full)
+        with pytest.raises(ExportError, match="No space left"):
+            await retire(settings_of(aged), 12, tmp_path)
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+    assert await partitions_of(aged, MONTH) > 15
 
 
 async def test_late_data_of_a_retired_call_is_let_go(aged: Any) -> None:

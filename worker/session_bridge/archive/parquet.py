@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
@@ -95,23 +96,37 @@ async def export_month(
     target = await asyncio.to_thread(_new_folder, folder, month)
     part = target.with_name(f"{target.name}.part")
     try:
-        await asyncio.to_thread(part.mkdir, parents=True)
-        manifest = Manifest(f"{month:%Y-%m}", await connections.identity(), now().isoformat())
-        async with connections.transaction() as connection:
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            for table, condition in await _parts_of(connection, month):
-                progress(table)
-                columns = await columns_of(connection, table)
-                manifest.rows[table] = await _write(connection, table, columns, condition, part / f"{table}.parquet")
-        for table, rows in manifest.rows.items():
-            manifest.sha256[table] = await asyncio.to_thread(_check, part / f"{table}.parquet", rows)
+        manifest = await _export(connections, month, part, progress)
         await asyncio.to_thread(_finish, part, target, manifest)
-    except OSError as error:
-        raise ExportError(
-            f"{month:%Y-%m} could not be written to {folder} ({error.strerror}): nothing was dropped; make room or "
-            "name another folder"
-        ) from error
+    except BaseException as error:
+        # Half a month is of no use to anybody.
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _cannot_write(part, error) from error
+        raise
     return target, manifest
+
+
+def _cannot_write(path: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"{path} could not be written ({error.strerror}): nothing was dropped; make room or name another folder"
+    )
+
+
+async def _export(
+    connections: ArchiveConnections, month: date, part: Path, progress: Callable[[str], None]
+) -> Manifest:
+    await asyncio.to_thread(part.mkdir, parents=True)
+    manifest = Manifest(f"{month:%Y-%m}", await connections.identity(), now().isoformat())
+    async with connections.transaction() as connection:
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        for table, condition in await _parts_of(connection, month):
+            progress(table)
+            columns = await columns_of(connection, table)
+            manifest.rows[table] = await _write(connection, table, columns, condition, part / f"{table}.parquet")
+    for table, rows in manifest.rows.items():
+        manifest.sha256[table] = await asyncio.to_thread(_check, part / f"{table}.parquet", rows)
+    return manifest
 
 
 async def columns_of(connection: Connection, table: str) -> list[Column]:
@@ -145,13 +160,17 @@ async def _write(
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
         sql.SQL(", ").join(column.selected for column in columns), sql.Identifier(table), condition
     )
-    written = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        async with connection.cursor("session_bridge_export", row_factory=tuple_row) as cursor:
-            await cursor.execute(query)
-            while rows := await cursor.fetchmany(_ROWS_AT_ONCE):
-                await asyncio.to_thread(writer.write_batch, _batch(rows, schema))
-                written += len(rows)
+    try:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            async with connection.cursor("session_bridge_export", row_factory=tuple_row) as cursor:
+                await cursor.execute(query)
+                written = 0
+                while rows := await cursor.fetchmany(_ROWS_AT_ONCE):
+                    await asyncio.to_thread(writer.write_batch, _batch(rows, schema))
+                    written += len(rows)
+    except OSError as error:
+        # Now: further out it would be taken for PostgreSQL's.
+        raise _cannot_write(path, error) from error
     return written
 
 
