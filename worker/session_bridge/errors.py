@@ -72,3 +72,13 @@ class UnreadableReportError(UnreadableCallbackError):
 
 class SearchError(BridgeError):
     """A search that cannot be made, for what it asks or for what is missing."""
+
+
+class RedactionError(BridgeError):
+    """A redactor failed: what it should have looked at is not kept, and waits in Redis until the redactor is mended."""
+
+    retryable = True
+
+
+class ExportError(BridgeError):
+    """A month could not be written to files, or what is there is not what was written."""

@@ -44,6 +44,7 @@ _COUNTERS = {
     "rejects": "fields that could not be understood and are kept raw",
     "dead": "sessions that could not be archived and are kept raw",
     "lost": "sessions that were gone from Redis before they were drained",
+    "retired": "sessions let go that came late for a call that retention or an erasure took",
     "again": "drains made again because another drain of the call came in between",
 }
 _LATE = f"a server has not answered within {_READING_SECONDS:g} s"

@@ -14,6 +14,7 @@ import math
 import signal
 from collections.abc import Sequence
 from datetime import UTC
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import structlog
@@ -28,12 +29,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract.fields import FinalizedBy
-from session_bridge.errors import ArchiveUnavailableError, RedisUnavailableError
+from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
 from session_bridge.service import Bridge
 from session_bridge.upkeep.embed import Embedder, embedder_of
 from session_bridge.upkeep.loop import keep_up
+from session_bridge.upkeep.retention import retire
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +87,30 @@ async def refresh_money(context: Context) -> None:
         log.warning("money.waiting", reason=str(error))
 
 
+async def retire_months(context: Context) -> None:
+    """The cron job that begins a retention, where the settings ask for it.
+
+    It takes as long as it takes, and arq's own limit is that of all its jobs: so it runs beside them, in this process.
+    """
+    bridge: Bridge = context["bridge"]
+    if bridge.settings.retention_automatic:
+        task = asyncio.create_task(_retire(bridge))
+        _beside.add(task)
+        task.add_done_callback(_beside.discard)
+
+
+_beside: set[asyncio.Task[None]] = set()
+
+
+async def _retire(bridge: Bridge) -> None:
+    settings = bridge.settings
+    folder = Path(settings.retention_folder) if settings.retention_folder else None
+    try:
+        await retire(settings, settings.retention_months, folder)
+    except BridgeError as error:
+        log.warning("retention.waiting", reason=str(error))
+
+
 def queue_pool(bridge: Bridge) -> ArqRedis:
     """A client of the arq queue. JSON, for pickle would let whoever writes to that Redis run code here."""
     lasting: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, OSError]
@@ -118,6 +144,7 @@ def arq_worker(bridge: Bridge) -> Worker:
             _cron(sweep, **_every(bridge.settings.sweep_seconds)),
             _cron(make_partitions, hour={3, 15}, minute=17, second=0),
             _cron(refresh_money, second={20}),
+            _cron(retire_months, hour={4}, minute=17, second=0),
         ],
         redis_pool=queue_pool(bridge),
         queue_name=bridge.keys.queue,
@@ -174,6 +201,10 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     bridge.loop.stop()
     stopping.cancel()
     upkeep.cancel()
+    # What a retention has begun the next one ends.
+    for task in _beside:
+        task.cancel()
+    await asyncio.gather(*_beside, return_exceptions=True)
     while not arq.done():
         # A cancellation that meets arq within its own waiting can be swallowed there.
         arq.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -17,7 +17,7 @@ from session_bridge.drain.money import Money
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
-from session_bridge.errors import SettingsError
+from session_bridge.errors import SettingsError, WrongArchiveError
 from session_bridge.live.budgets import BudgetBoard
 from session_bridge.live.overview import Overview
 from session_bridge.live.questions import QuestionRules, Questions
@@ -25,12 +25,15 @@ from session_bridge.live.scan import SessionScan
 from session_bridge.live.server import claim_archive, connect, require_usable
 from session_bridge.live.sessions import LiveSessions
 from session_bridge.providers.directory import Directory
+from session_bridge.redaction import load_redaction
 from session_bridge.settings import Settings, without_password
 from session_bridge.sweep.inquiry import Inquiry
 from session_bridge.sweep.rules import SweepRules
 from session_bridge.sweep.sweeper import Sweeper
 
 _FIRST_WAIT_SECONDS = 30.0
+UPKEEP_SECONDS = 6 * 3600.0
+"""A limit only against what would hang for ever: a month may take its hours to be written to a file."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Bridge:
     inquiry: Inquiry
     board: BudgetBoard
     money: Money
+    readers: ArchiveConnections
+    """Connections for those who only read: to the replica, if there is one, else `connections`."""
 
     @property
     def queue_redis_url(self) -> str:
@@ -61,7 +66,12 @@ class Bridge:
         """Raise, with what to do, unless both servers answer, the archive is migrated, and the two belong together."""
         await require_usable(self.redis, without_password(addresses(self.settings)[0]))
         await self.connections.require_current()
-        await claim_archive(self.redis, self.keys, await self.connections.identity())
+        identity = await self.connections.identity()
+        await claim_archive(self.redis, self.keys, identity)
+        if self.readers is not self.connections and await self.readers.identity() != identity:
+            raise WrongArchiveError(
+                "SESSION_BRIDGE_READ_DATABASE_URL leads to another archive than DATABASE_URL: name a replica of it"
+            )
 
 
 def addresses(settings: Settings) -> tuple[str, str]:
@@ -110,14 +120,32 @@ def question_rules(settings: Settings) -> QuestionRules:
     )
 
 
+def _readers_of(settings: Settings, url: str) -> ArchiveConnections:
+    return ArchiveConnections(url, schema=settings.db_schema, size=2, transaction_seconds=settings.transaction_seconds)
+
+
+def upkeep_of(settings: Settings) -> ArchiveConnections:
+    """Connections for what takes its time and waits for nobody's lease: retention, exports, erasure. Not opened yet."""
+    return ArchiveConnections(
+        addresses(settings)[1], schema=settings.db_schema, size=2, transaction_seconds=UPKEEP_SECONDS
+    )
+
+
 @asynccontextmanager
 async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterator[Bridge]:
     """The bridge of these settings, its servers checked first unless told otherwise, and closed at the end."""
     redis_url, _ = addresses(settings)
     keys = settings.keys
     redis = connect(redis_url)
-    async with redis, archive_of(settings) as connections:
-        live = LiveSessions(redis, keys, max_field_bytes=settings.max_field_bytes)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(redis)
+        connections = await stack.enter_async_context(archive_of(settings))
+        readers = connections
+        if settings.read_database_url is not None:
+            readers = await stack.enter_async_context(_readers_of(settings, settings.read_database_url))
+        live = LiveSessions(
+            redis, keys, max_field_bytes=settings.max_field_bytes, redaction=load_redaction(settings.redact)
+        )
         board = BudgetBoard(redis, keys)
         money = Money(
             connections,
@@ -155,6 +183,7 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             settings.zone,
         )
         directory = Directory(settings)
+        stack.push_async_callback(directory.close)
         inquiry = Inquiry(directory, Questions(redis, keys, question_rules(settings)), scan)
         sweeper = Sweeper(scan, connections, sweep_rules, inquiry)
         bridge = Bridge(
@@ -172,10 +201,8 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             inquiry=inquiry,
             board=board,
             money=money,
+            readers=readers,
         )
-        try:
-            if check:
-                await bridge.check()
-            yield bridge
-        finally:
-            await directory.close()
+        if check:
+            await bridge.check()
+        yield bridge

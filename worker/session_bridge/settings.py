@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="PostgreSQL 15 or newer that holds the archive",
     )
+    read_database_url: str | None = Field(
+        None, description="a replica of the archive for show, explain and other readers; DATABASE_URL if not set"
+    )
     queue_redis_url: str | None = Field(None, description="Redis of the arq queue; REDIS_URL if not set")
     key_prefix: str = Field(DEFAULT_PREFIX, min_length=1, description="what the key of every live session begins with")
     namespace: str = Field(DEFAULT_NAMESPACE, min_length=1, description="what every key of our own begins with")
@@ -111,6 +114,14 @@ class Settings(BaseSettings):
         Decimal(0), allow_inf_nan=False, description="the balance below which `floor` takes nothing"
     )
     credit_currency: str = Field("USD", min_length=1, max_length=64, description="currency in which calls are deducted")
+    redact: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="what is taken from every text before it is kept: cards, emails, phones, module:function"
+    )
+    retention_months: int = Field(12, ge=1, description="whole months before the present one that retention keeps")
+    retention_automatic: bool = Field(False, description="whether the worker runs the retention, once a day")
+    retention_folder: str = Field(
+        "", description="folder for a month's Parquet files, written before it is dropped; empty for none"
+    )
     health_port: int | None = Field(
         None, ge=0, le=65_535, description="port of a worker's /live, /ready and /metrics; none if not set, 0 for any"
     )
@@ -145,7 +156,7 @@ class Settings(BaseSettings):
         "info", description="the least level that is logged"
     )
 
-    @field_validator("ignore_fields", "webhooks_trusted_proxies", "exotel_addresses", mode="before")
+    @field_validator("ignore_fields", "redact", "webhooks_trusted_proxies", "exotel_addresses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

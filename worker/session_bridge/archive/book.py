@@ -16,6 +16,9 @@ from session_bridge.contract.times import parse_time
 _EARLIEST = timedelta(days=35)
 _LATEST = timedelta(days=1)
 
+RETIRED = "retired"
+"""The state of a call that retention or an erasure took; most of them are tombstones, without a call SID."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -75,8 +78,9 @@ class Drained:
 async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str]:
     """Lock these calls in the book and count a drain of each; returns the SIDs that may be written.
 
-    A SID is left out if another drain of it was committed, or it was entered, since it was looked up: what was read
-    of it may be older than what is archived, and has to be read again. All statements go out in one round trip.
+    A SID is left out if another drain of it was committed, or it was entered or retired, since it was looked up: what
+    was read of it may be older than what is archived, and has to be read again. All statements go out in one round
+    trip.
     """
     new = [entry for entry in drained if entry.expected_drains is None]
     known = [entry for entry in drained if entry.expected_drains is not None]
@@ -84,13 +88,20 @@ async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str
     async with connection.pipeline():
         cursors = []
         if new:
-            cursors.append(await connection.execute(QUERIES["enter_drained"], _columns(new)))
+            columns_of_new = _columns(new)
+            cursors.append(await connection.execute(QUERIES["enter_drained"], columns_of_new))
         if known:
             columns = _columns(known) | {"drains": [entry.expected_drains for entry in known]}
             await connection.execute(QUERIES["lock"], columns)
             cursors.append(await connection.execute(QUERIES["advance"], columns))
+        if new:
+            retired = await connection.execute(QUERIES["retired_meanwhile"], columns_of_new)
         for cursor in cursors:
             allowed.update([cast("str", row[0]) for row in await cursor.fetchall()])
+        if new and (gone := allowed & {cast("str", row[0]) for row in await retired.fetchall()}):
+            allowed -= gone
+            columns = _columns([entry for entry in new if entry.call_sid in gone])
+            await connection.execute(QUERIES["take_back"], columns)
     return allowed
 
 

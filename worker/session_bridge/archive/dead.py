@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from session_bridge.archive.connection import ArchiveConnections, fetch, run
+from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.sql import QUERIES
 from session_bridge.archive.writer import FetchField, in_pieces
 
@@ -42,9 +42,19 @@ async def bury(
     oversize: Mapping[bytes, int],
     fetch_field: FetchField,
     at: datetime,
-) -> int:
-    """Keep every field of a session raw, note in the book that it is dead, and return the dead session's id."""
+    known: bool,
+) -> int | None:
+    """Keep every field of a session raw, note in the book that it is dead, and return the dead session's id.
+
+    `known` says that the book had the call when it was looked up. None if it was retired since then: then nothing of
+    it is kept.
+    """
     async with connections.transaction() as connection:
+        # First, as with every drain: an erasure that runs beside this waits for the entry, or is seen here.
+        entry: dict[str, object] = {"call_sid": call_sid, "session_id": session_id}
+        entry |= {"generation": generation, "tenant_id": tenant_id}
+        if not await _mark(connection, entry, at, known=known):
+            return None
         [[dead_id]] = await fetch(
             connection,
             "enter_dead",
@@ -63,16 +73,21 @@ async def bury(
             raw = await fetch_field(call_sid, name)
             await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, raw)]))
         await run(connection, "forget_dead_before", call_sid=call_sid, dead_id=dead_id)
-        await run(
-            connection,
-            "mark_dead",
-            call_sid=call_sid,
-            generation=generation,
-            session_id=session_id,
-            tenant_id=tenant_id,
-            at=at,
-        )
     return int(dead_id)
+
+
+async def _mark(connection: Connection, entry: dict[str, object], at: datetime, *, known: bool) -> bool:
+    """Note in the book that a call is dead; False if it was retired since it was looked up."""
+    if known:
+        return bool(await fetch(connection, "mark_dead", at=at, **entry))
+    if not await fetch(connection, "enter_dead_call", at=at, **entry):
+        return False
+    # A stone that is older was there when the call was looked up.
+    recently = at - timedelta(hours=1)
+    if await fetch(connection, "retired_meanwhile", call_sid=[entry["call_sid"]], started_at=[recently]):
+        await run(connection, "take_back", call_sid=[entry["call_sid"]], generation=[entry["generation"]])
+        return False
+    return True
 
 
 def _columns(dead_id: int, fields: Sequence[tuple[bytes, bytes]]) -> dict[str, object]:

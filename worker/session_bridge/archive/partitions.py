@@ -37,7 +37,8 @@ COUNTED_ROWS = 10_000
 
 _MONTH = re.compile(r".*_y(\d{4})m(\d{2})")
 
-_MISSING = "SELECT parent, month FROM {}(%s, %s)"
+# And past months whose rows wait in a default partition, because nobody made them while they lasted.
+_MISSING = "SELECT parent, month FROM {}(%s, %s) UNION SELECT parent, month FROM {}() ORDER BY month, parent"
 # What another worker made while this one waited for a lock must be seen, whatever the database's default is.
 _SEE_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _CREATE = "SELECT {}(%s, %s)"
@@ -132,7 +133,8 @@ async def partition_status(connection: AsyncConnection[Any], schema: str) -> lis
 async def _missing(
     connection: AsyncConnection[Any], schema: str, months_ahead: int, months_back: int
 ) -> list[tuple[str, date]]:
-    missing = sql.SQL(_MISSING).format(sql.Identifier(schema, "missing_monthly_partitions"))
+    functions = ("missing_monthly_partitions", "late_monthly_partitions")
+    missing = sql.SQL(_MISSING).format(*[sql.Identifier(schema, function) for function in functions])
     async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(missing, (months_ahead, months_back))
         return await cursor.fetchall()

@@ -1,9 +1,12 @@
 -- name: look_up
--- Every record that these call SIDs ever had, the latest of each first.
-SELECT call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, first_seen_at, last_seen_at
-FROM call_sids
-WHERE call_sid = ANY(%(call_sids)s)
-ORDER BY call_sid, generation DESC;
+-- Every record that these call SIDs ever had, the latest of each first; a tombstone is older than any other.
+SELECT
+    wanted.sid, book.generation, book.session_id, book.tenant_id, book.state, book.drains, book.started_at,
+    book.ended_at, book.first_seen_at, book.last_seen_at
+FROM session_bridge_archive AS archive
+CROSS JOIN unnest(%(call_sids)s::text[]) AS wanted (sid)
+JOIN call_sids AS book ON book.call_sid = ANY(ARRAY[wanted.sid, tombstone_of(archive.archive_id, wanted.sid)])
+ORDER BY wanted.sid, book.call_sid = wanted.sid DESC, book.generation DESC;
 
 -- name: enter_drained
 -- Enter call SIDs that the book does not know, as drained; those entered by somebody else meanwhile are left out.
@@ -21,6 +24,22 @@ FROM unnest(
 ORDER BY call_sid, generation
 ON CONFLICT (call_sid, generation) DO NOTHING
 RETURNING call_sid;
+
+-- name: retired_meanwhile
+-- Of call SIDs entered as new in this transaction, those that somebody retired since they were looked up. It must be
+-- asked by a statement of its own: an erasure waits for the entry, or was committed before it.
+SELECT entered.sid
+FROM session_bridge_archive AS archive
+CROSS JOIN unnest(%(call_sid)s::text[], %(started_at)s::timestamptz[]) AS entered (sid, started_at)
+WHERE EXISTS (
+    SELECT FROM call_sids AS stone
+    WHERE stone.call_sid = tombstone_of(archive.archive_id, entered.sid)
+        AND (entered.started_at IS NULL OR entered.started_at <= stone.ended_at));
+
+-- name: take_back
+-- These calls were entered a moment ago, in this transaction, and are retired: they are not entered after all.
+DELETE FROM call_sids WHERE (call_sid, generation) IN (
+    SELECT * FROM unnest(%(call_sid)s::text[], %(generation)s::int[]));
 
 -- name: lock
 -- Lock the book's rows of these calls, in one order everywhere, so that two workers never wait for each other.
@@ -48,6 +67,7 @@ FROM unnest(
     %(at)s::timestamptz[])
     AS drained (call_sid, generation, drains, tenant_id, state, status, started_at, ended_at, last_activity_at, at)
 WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation AND book.drains = drained.drains
+    AND book.state <> 'retired'
 RETURNING book.call_sid;
 
 -- name: not_released
@@ -121,11 +141,19 @@ WHERE call_sid = %(call_sid)s AND id <> %(dead_id)s AND retried_at IS NULL AND N
     EXCEPT SELECT digest, raw FROM dead_session_fields WHERE dead_id = %(dead_id)s);
 
 -- name: mark_dead
--- Note in the book where the call stands now.
+-- Note in the book that a call is dead. One that was retired since it was looked up is not touched.
+UPDATE call_sids SET state = 'dead', last_seen_at = %(at)s
+WHERE call_sid = %(call_sid)s AND generation = %(generation)s AND state <> 'retired'
+RETURNING call_sid;
+
+-- name: enter_dead_call
+-- Enter a dead call that the book does not know.
 INSERT INTO call_sids AS book (
     call_sid, generation, session_id, tenant_id, state, first_seen_at, last_seen_at, last_change_at)
 VALUES (%(call_sid)s, %(generation)s, %(session_id)s, %(tenant_id)s, 'dead', %(at)s, %(at)s, %(at)s)
-ON CONFLICT (call_sid, generation) DO UPDATE SET state = 'dead', last_seen_at = excluded.last_seen_at;
+ON CONFLICT (call_sid, generation) DO UPDATE SET state = 'dead', last_seen_at = excluded.last_seen_at
+WHERE book.state <> 'retired'
+RETURNING call_sid;
 
 -- name: list_dead
 -- Dead sessions that were not retried, the latest first.
@@ -158,16 +186,24 @@ FROM unnest(
     %(call_sid)s::text[], %(session_id)s::uuid[], %(started_at)s::timestamptz[], %(at)s::timestamptz[],
     %(changed_at)s::timestamptz[], %(fingerprint)s::text[])
     AS seen (call_sid, session_id, started_at, at, changed_at, fingerprint)
+CROSS JOIN session_bridge_archive AS archive
 WHERE NOT EXISTS (SELECT FROM call_sids AS known WHERE known.call_sid = seen.call_sid)
+    AND NOT EXISTS (
+        SELECT FROM call_sids AS stone
+        WHERE stone.call_sid = tombstone_of(archive.archive_id, seen.call_sid)
+            AND (seen.started_at IS NULL OR seen.started_at <= stone.ended_at))
 ORDER BY call_sid
 ON CONFLICT DO NOTHING;
 
 -- name: seen_before
 -- What the book knows of live sessions the sweep has met: the latest record of each call SID.
-SELECT DISTINCT ON (call_sid)
-    call_sid, generation, state, status, first_seen_at, last_change_at, checkpointed_at, ended_at, fingerprint
-FROM call_sids WHERE call_sid = ANY(%(call_sids)s)
-ORDER BY call_sid, generation DESC;
+SELECT DISTINCT ON (wanted.sid)
+    wanted.sid, book.generation, book.state, book.status, book.first_seen_at, book.last_change_at,
+    book.checkpointed_at, book.ended_at, book.fingerprint
+FROM session_bridge_archive AS archive
+CROSS JOIN unnest(%(call_sids)s::text[]) AS wanted (sid)
+JOIN call_sids AS book ON book.call_sid = ANY(ARRAY[wanted.sid, tombstone_of(archive.archive_id, wanted.sid)])
+ORDER BY wanted.sid, book.call_sid = wanted.sid DESC, book.generation DESC;
 
 -- name: note_seen
 -- Note what the sweep saw. A drain that holds the row knows better, and is not waited for.

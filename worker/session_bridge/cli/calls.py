@@ -11,6 +11,7 @@ import click
 from redis.exceptions import ResponseError
 from rich.text import Text
 
+from session_bridge.archive.deletion import deleted_since
 from session_bridge.archive.report import CallReport, MessageLine, call_report
 from session_bridge.archive.tables import EVENT_TABLES, Cell
 from session_bridge.cli.output import console, print_facts, print_json, print_table
@@ -21,6 +22,7 @@ from session_bridge.drain.preview import Preview, preview
 from session_bridge.errors import UnknownCallError
 from session_bridge.live.sessions import redis_errors
 from session_bridge.recorder import request_drain
+from session_bridge.redaction import load_redaction
 from session_bridge.service import Bridge, open_bridge, understanding_of
 from session_bridge.settings import Settings, load_settings
 
@@ -101,7 +103,15 @@ def show_command(*, call_sid: str, as_json: bool) -> None:
 
 async def _show(settings: Settings, call_sid: str, *, as_json: bool) -> None:
     async with open_bridge(settings) as bridge:
-        report = await call_report(bridge.connections, call_sid)
+        if deleted_at := await deleted_since(bridge.readers, call_sid):
+            raise UnknownCallError(
+                f"{call_sid} is deleted since {deleted_at:%Y-%m-%d %H:%M}: "
+                f"`session-bridge delete --undo {call_sid}` shows it again"
+            )
+        report = await call_report(bridge.readers, call_sid)
+        if report is None and bridge.readers is not bridge.connections:
+            # A replica follows a moment behind.
+            report = await call_report(bridge.connections, call_sid)
         live = await _live(bridge, call_sid)
     if live is None and report is None:
         raise UnknownCallError(f"{call_sid} is neither live nor archived: look at its spelling")
@@ -124,6 +134,8 @@ async def _live(bridge: Bridge, call_sid: str) -> Preview | None:
             return None
     if not fields:
         return None
+    if redaction := load_redaction(settings.redact):
+        fields = redaction.fields(fields)
     understanding, outcome = understanding_of(settings), load_outcome(settings.outcome)
     limit = settings.max_field_bytes
     return preview(call_sid, fields, understanding, outcome, max_field_bytes=limit, requested=False)

@@ -17,6 +17,7 @@ from session_bridge.drain.preview import Preview, preview
 from session_bridge.errors import BridgeError, UnknownCallError
 from session_bridge.live.server import connect
 from session_bridge.live.sessions import redis_errors
+from session_bridge.redaction import load_redaction
 from session_bridge.service import understanding_of
 from session_bridge.settings import Settings, load_settings
 
@@ -33,6 +34,8 @@ def check_command(*, what: str, as_json: bool) -> None:
     """
     settings = load_settings()
     fields = _read_file(what) if what == "-" or Path(what).is_file() else asyncio.run(_read_redis(settings, what))
+    if redaction := load_redaction(settings.redact):
+        fields = redaction.fields(fields)
     understanding, outcome = understanding_of(settings), load_outcome(settings.outcome)
     found = preview(what, fields, understanding, outcome, max_field_bytes=settings.max_field_bytes)
     if as_json:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from session_bridge.archive.book import RETIRED, standing
 from session_bridge.archive.report import Moment, timeline
 from session_bridge.cli.calls import call_sid_argument
 from session_bridge.cli.output import console, print_json
@@ -56,7 +57,10 @@ def explain_command(*, call_sid: str, as_json: bool) -> None:
 
 async def _read(call_sid: str) -> tuple[list[Moment], Whereabouts]:
     async with open_bridge(load_settings()) as bridge:
-        return await timeline(bridge.connections, call_sid), await bridge.overview.whereabouts(call_sid)
+        moments = await timeline(bridge.readers, call_sid)
+        if not moments and (await standing(bridge.connections, [call_sid])).get(call_sid) == RETIRED:
+            raise UnknownCallError(f"{call_sid} is retired: retention or an erasure took all that was known of it")
+        return moments, await bridge.overview.whereabouts(call_sid)
 
 
 def _said(detail: dict[str, Any]) -> str:

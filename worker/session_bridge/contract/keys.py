@@ -116,6 +116,10 @@ class Keys:
         """Sorted set: arq's queue."""
         return f"{self.namespace}:queue"
 
+    def queued_job(self, job_id: str) -> str:
+        """String: one job of arq's queue; arq has chosen the name."""
+        return f"arq:job:{job_id}"
+
 
 def check_call_sid(call_sid: str) -> str:
     """Return `call_sid` if it can name a call, else raise ValueError.

@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 from pydantic import JsonValue
 
-from session_bridge.archive.book import Record, Seen, look_up, new_session_id, not_released, note_seen
+from session_bridge.archive.book import RETIRED, Record, Seen, look_up, new_session_id, not_released, note_seen
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.dead import bury
 from session_bridge.archive.journal import Entry, enter
@@ -64,6 +64,7 @@ class DrainCounts:
     dead: int = 0
     lost: int = 0
     again: int = 0
+    retired: int = 0
 
 
 class Drainer:
@@ -183,13 +184,19 @@ class Drainer:
         readings: list[Reading] = []
         for snapshot in snapshots:
             records = book.get(snapshot.claim.call_sid, [])
-            if trouble := _trouble(snapshot):
+            if snapshot.withheld:
+                await self._withhold(snapshot)
+            elif trouble := _trouble(snapshot):
                 await self._bury(snapshot, _latest(records), *trouble, moment)
             elif snapshot.empty and not _is_missing(snapshot, records):
                 await self._live.settle(snapshot.claim, "empty" if snapshot.claim.queue is Queue.READY else "done")
             else:
                 async with self._own_fault(snapshot, _latest(records)):
-                    readings.append(await _beside(snapshot, read, self._rules, snapshot, records))
+                    reading = await _beside(snapshot, read, self._rules, snapshot, records)
+                    if reading.record is not None and reading.record.state == RETIRED:
+                        await self._let_go(snapshot)
+                    else:
+                        readings.append(reading)
         merging = [reading.record.session_id for reading in readings if reading.record and reading.record.drains]
         archived = await read_back(self._connections, merging) if merging else {}
         prepared: list[Prepared] = []
@@ -199,6 +206,26 @@ class Drainer:
                 prepared.append(await _beside(reading.snapshot, prepare, self._rules, reading, kept, moment))
         if prepared:
             await self._write(prepared)
+
+    async def _withhold(self, snapshot: Snapshot) -> None:
+        """Leave a session that could not be redacted in Redis: nothing of it may be kept, and nothing is lost."""
+        claim = snapshot.claim
+        advice = "mend the function that SESSION_BRIDGE_REDACT names; the call waits in Redis"
+        log.error("drain.redaction_failed", call_sid=claim.call_sid, error=snapshot.withheld, advice=advice)
+        await self._live.settle(claim, "given", delay_seconds=_LONGEST_DELAY)
+
+    async def _let_go(self, snapshot: Snapshot) -> None:
+        """Release what came late for a call that retention or an erasure took: nothing of it is kept again."""
+        claim = snapshot.claim
+        self.counts.retired += 1
+        log.info("drain.retired", call_sid=claim.call_sid)
+        if snapshot.wrong_type is not None or claim.queue is Queue.CHECKPOINTS:
+            # A session that is still written is the sweep's to find, which asks for its drain.
+            await self._live.settle(claim, "done")
+        elif snapshot.empty:
+            await self._live.settle(claim, "empty")
+        else:
+            await self._live.release([snapshot])
 
     @asynccontextmanager
     async def _own_fault(self, snapshot: Snapshot, record: Record | None) -> AsyncIterator[None]:
@@ -330,6 +357,12 @@ class Drainer:
     ) -> None:
         """Keep a session as dead, raw and whole, and let it go from Redis."""
         claim = snapshot.claim
+        if record is not None and record.state == RETIRED:
+            await self._let_go(snapshot)
+            return
+        if snapshot.withheld:
+            await self._withhold(snapshot)
+            return
         if claim.queue is Queue.CHECKPOINTS:
             # It lives: its end will be asked for, and then it is time to give up on it.
             log.error("drain.checkpoint_failed", call_sid=claim.call_sid, reason=reason, error=error)
@@ -349,7 +382,11 @@ class Drainer:
             oversize=snapshot.oversize,
             fetch_field=lambda _, name: self._live.oversize_field(snapshot, name),
             at=moment,
+            known=record is not None,
         )
+        if dead_id is None:
+            await self._let_go(snapshot)
+            return
         self.counts.dead += 1
         told: dict[str, JsonValue] = {"dead_id": dead_id, "reason": reason, "error": error, "attempts": attempts}
         await enter(self._connections, [Entry(session_id, moment, "dead", told)])

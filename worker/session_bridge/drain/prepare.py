@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 from pydantic import JsonValue
 
-from session_bridge.archive.book import Drained, Record, new_session_id
+from session_bridge.archive.book import RETIRED, Drained, Record, new_session_id
 from session_bridge.archive.journal import Entry
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
@@ -178,7 +178,7 @@ def _which(records: Sequence[Record], call: Call) -> tuple[Record | None, int]:
     if not isinstance(started_at, datetime):
         return records[0], records[0].generation
     latest = records[0]
-    if latest.state in ("archived", "dead") and latest.ended_at is not None and started_at > latest.ended_at:
+    if latest.state in ("archived", "dead", RETIRED) and latest.ended_at is not None and started_at > latest.ended_at:
         return None, latest.generation + 1
     for record in records:
         if record.started_at is None or started_at >= record.started_at:

@@ -18,9 +18,10 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from session_bridge.contract.keys import Keys
-from session_bridge.errors import RedisUnavailableError
+from session_bridge.errors import RedactionError, RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
 from session_bridge.recorder.batch import is_away
+from session_bridge.redaction import Redaction
 
 _ALONE = Script.load("alone")
 _CLAIM = Script.load("claim")
@@ -97,6 +98,15 @@ class Snapshot:
     whole: bool = True
     unread: bool = False
     oversize_digests: dict[bytes, str] = field(default_factory=dict)
+    raw: dict[bytes, bytes] | None = None
+    """The fields as they are in Redis, where redaction has changed them: only a release may look at these."""
+    withheld: str = ""
+    """The error for which the fields could not be redacted: nothing of them may be kept."""
+
+    @property
+    def as_read(self) -> dict[bytes, bytes]:
+        """The fields as they are in Redis."""
+        return self.fields if self.raw is None else self.raw
 
     @property
     def empty(self) -> bool:
@@ -122,10 +132,11 @@ async def redis_errors() -> AsyncIterator[None]:
 class LiveSessions:
     """The Redis side of a drain. Every method raises RedisUnavailableError when Redis cannot serve."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, max_field_bytes: int) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, max_field_bytes: int, redaction: Redaction | None = None) -> None:
         self._redis = redis
         self._keys = keys
         self._max_field_bytes = max_field_bytes
+        self._redaction = redaction
         # While a lease is being prolonged its score is about to change: what compares it waits that long.
         self._scores = asyncio.Lock()
 
@@ -194,6 +205,9 @@ class LiveSessions:
                         snapshot.unread = True
             if small:
                 await self._read_whole(small)
+        if self._redaction is not None:
+            for snapshot in small:
+                _redact(self._redaction, snapshot)
         return snapshots
 
     async def read_huge(self, snapshot: Snapshot) -> None:
@@ -201,6 +215,8 @@ class LiveSessions:
         snapshot.unread = False
         async with redis_errors():
             await self._read_pieces(snapshot)
+        if self._redaction is not None:
+            await asyncio.to_thread(_redact, self._redaction, snapshot)
 
     async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -255,6 +271,13 @@ class LiveSessions:
                 cast("bytes | None", await self._redis.execute_command("HGET", self._key(snapshot.claim), name)) or b""
             )
         snapshot.oversize_digests[name] = hashlib.sha1(value, usedforsecurity=False).hexdigest()
+        if self._redaction is not None:
+            try:
+                return await asyncio.to_thread(self._redaction.value, name, value)
+            except Exception as error:  # noqa: BLE001  # it may be the user's own function
+                raise RedactionError(
+                    f"a redactor failed with {type(error).__name__}: mend it, the call waits"
+                ) from None
         return value
 
     async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:
@@ -268,7 +291,7 @@ class LiveSessions:
             async with self._scores, redis_errors():
                 for snapshot in whole:
                     sid = self._sid(snapshot.claim)
-                    read = separator.join(chain.from_iterable(snapshot.fields.items()))
+                    read = separator.join(chain.from_iterable(snapshot.as_read.items()))
                     keys = self._claim_keys(snapshot.claim)
                     calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
                 replies = await run(self._redis, calls)
@@ -332,6 +355,16 @@ class LiveSessions:
         return self._keys.ready if queue is Queue.READY else self._keys.checkpoints
 
 
+def _redact(redaction: Redaction, snapshot: Snapshot) -> None:
+    try:
+        redacted = redaction.fields(snapshot.fields)
+    except Exception as error:  # noqa: BLE001  # it may be the user's own function
+        snapshot.withheld = type(error).__name__
+        return
+    if redacted is not snapshot.fields:
+        snapshot.raw, snapshot.fields = snapshot.fields, redacted
+
+
 def _groups(fields: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
     """Names in groups whose values together stay near WHOLE_BYTES."""
     group: list[bytes] = []
@@ -350,7 +383,7 @@ def _pieces(snapshot: Snapshot) -> Iterator[list[Argument]]:
     """The fields to be let go as arguments of release_fields.lua, in pieces that hold Redis only briefly."""
     piece: list[Argument] = []
     total = 0
-    for name, value in snapshot.fields.items():
+    for name, value in snapshot.as_read.items():
         piece += (name, b"=", value)
         total += len(value)
         if total > WHOLE_BYTES or len(piece) >= 3 * _FIELDS_AT_ONCE:

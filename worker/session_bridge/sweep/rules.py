@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 
-from session_bridge.archive.book import Sighting
+from session_bridge.archive.book import RETIRED, Sighting
 from session_bridge.contract.times import parse_time
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, status_of
 from session_bridge.live.scan import Look
 
 LATE_DATA = "late data"
+_OVER = ("archived", "lost", "dead", RETIRED)
 
 
 class Action(StrEnum):
@@ -58,7 +59,7 @@ class SweepRules:
             return Decision(Action.HOLD if near_end else Action.NOTHING, "waiting", hold=near_end)
         if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
             return Decision(Action.RESCUE, "ended and not asked for")
-        if known is not None and known.state in ("archived", "lost", "dead") and not self._lives_again(look, known):
+        if known is not None and known.state in _OVER and not self._lives_again(look, known):
             return Decision(Action.RESCUE, LATE_DATA)
         changed_at = self.changed_at(look, known, now)
         silence = (now - changed_at).total_seconds()
@@ -89,6 +90,11 @@ class SweepRules:
             seen = known.last_change_at
             return min(max(seen, said), now) if said else seen
         return now
+
+    def is_another_call(self, look: Look, known: Sighting) -> bool:
+        """Whether a session under a retired call's SID began after that call was retired."""
+        began = self.started_at(look)
+        return known.state == RETIRED and bool(began and known.ended_at and began > known.ended_at)
 
     def started_at(self, look: Look) -> datetime | None:
         """When the call began, if the session says so."""

@@ -124,7 +124,7 @@ class Sweeper:
         if not dry_run:
             # Now: the archive, if it is away, takes longer to say so than a session may have left.
             await self._scan.hold([look.call_sid for look in looks if look.is_ours and self._rules.may_expire(look)])
-        known = await self._known([look.call_sid for look in looks if is_call_sid(look.call_sid)], report)
+        known = await self._known([look for look in looks if is_call_sid(look.call_sid)], report)
         await self._scan.count_events(
             [look for look in looks if (found := known.get(look.call_sid)) and found.status in PROVISIONAL]
         )
@@ -193,14 +193,21 @@ class Sweeper:
             fingerprint=look.fingerprint.replace("\x00", ""),
         )
 
-    async def _known(self, call_sids: list[str], report: SweepReport) -> dict[str, Sighting]:
+    async def _known(self, looks: list[Look], report: SweepReport) -> dict[str, Sighting]:
         if report.archive_away:
             return {}
         try:
-            return await sightings(self._connections, call_sids)
+            known = await sightings(self._connections, [look.call_sid for look in looks])
         except ArchiveUnavailableError:
             report.archive_away = True
             return {}
+        # A SID that is used again after its call was retired names a call that nobody knows yet.
+        again = [
+            look for look in looks if (found := known.get(look.call_sid)) and self._rules.is_another_call(look, found)
+        ]
+        for look in again:
+            del known[look.call_sid]
+        return known
 
     async def _note(self, seen: list[Seen], moment: datetime, report: SweepReport) -> None:
         if report.archive_away or not seen:

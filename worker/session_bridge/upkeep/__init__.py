@@ -1,1 +1,1 @@
-"""What a worker does for the archive besides filling it: refreshing views, embedding calls."""
+"""What an archive needs beside the drains: views refreshed, calls embedded, retention, exports, erasure."""
