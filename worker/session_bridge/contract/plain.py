@@ -52,7 +52,13 @@ def _struct_of(model: type[Any], columns: tuple[str, ...] = ()) -> type[Fields]:
         kind = plain_type(get_args(hint)[0] if required else hint)
         fields.append((name, kind) if required else (name, kind, None))
     made = msgspec.defstruct(
-        model.__name__, fields, bases=(Fields,), forbid_unknown_fields=True, kw_only=True, gc=False
+        model.__name__,
+        fields,
+        bases=(Fields,),
+        forbid_unknown_fields=True,
+        omit_defaults=True,
+        kw_only=True,
+        gc=False,
     )
     return cast("type[Fields]", made)
 

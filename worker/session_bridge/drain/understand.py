@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from decimal import Decimal, InvalidOperation
 from fnmatch import translate
+from itertools import chain
 from math import isfinite
 from typing import cast
 
@@ -26,10 +27,11 @@ from session_bridge.contract.fields import (
     Family,
 )
 from session_bridge.contract.models import CHUNK_KNOWN, MODELS, FamilyModel, as_money
-from session_bridge.contract.plain import NOT_PLAIN
+from session_bridge.contract.plain import NOT_PLAIN, Fields
 from session_bridge.contract.times import canonical_time, parse_time
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Event, Reject, UnknownEvent, Value
+from session_bridge.drain.repeats import others_that_repeat, plain_that_repeat
 from session_bridge.drain.values import dump_json, load_json, read_text
 
 _EVENT_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
@@ -49,7 +51,7 @@ _ROLES = {
     "function": "tool",
 }
 _MILLISECONDS = {"s": 1000.0, "sec": 1000.0, "seconds": 1000.0, "second": 1000.0, "us": 0.001, "ns": 0.000001}
-_NUL = b"\\u0000"
+_NUL, _BACKSLASH = b"\\u0000", b"\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class _Reader:
         self._call = Call(call_sid)
         self._ignored = re.compile("|".join(map(translate, rules.ignore_fields)) or r"(?!)")
         self._events = 0
+        self._plain: list[tuple[bytes, bytes, Fields, bool]] = []
+        self._others: list[tuple[bytes, bytes]] = []
 
     def read(self, fields: Mapping[bytes, bytes], oversize: Mapping[bytes, int]) -> Call:
         for field, value in fields.items():
@@ -83,6 +87,8 @@ class _Reader:
                 self._event(model, field, event_id, value)
             else:
                 self._field(field, value)
+        for field, value in chain(plain_that_repeat(self._plain), others_that_repeat(self._others)):
+            self._cleaned(field, value)
         for field, size in oversize.items():
             if not self._ignored.match(field.decode("utf-8", "replace")):
                 error = f"{size:,} bytes, more than SESSION_BRIDGE_MAX_FIELD_BYTES allows"
@@ -102,12 +108,15 @@ class _Reader:
             return
         cleaned = False
         try:
-            event = self._plain_event(model, event_id, value)
+            event = self._plain_event(model, field, event_id, value)
             if event is None:
                 data = None if _NUL in value else _validate(model, value)
                 if data is None:
                     data, cleaned = _validate_leniently(model, value)
-                event = self._finish(model, event_id.decode(), data)
+                    event = self._finish(model, event_id.decode(), data)
+                else:
+                    event = self._finish(model, event_id.decode(), data)
+                    self._others.append((field, value))
         except ValueError as error:
             self._reject(field, value, "not a valid event", explain(error))
             return
@@ -119,10 +128,12 @@ class _Reader:
         error = f"more than {self._rules.max_events:,} events in one call (SESSION_BRIDGE_MAX_EVENTS)"
         self._reject(field, value, "too many events", error)
 
-    def _plain_event(self, model: FamilyModel, event_id: bytes, value: bytes) -> Event | None:
+    def _plain_event(self, model: FamilyModel, field: bytes, event_id: bytes, value: bytes) -> Event | None:
         """The event if it is plain throughout, as most are; None if the tolerant way has to be taken."""
-        if model.plain is None or _NUL in value:
+        # Most have no backslash at all, which is seen much sooner.
+        if model.plain is None or (_BACKSLASH in value and _NUL in value):
             return None
+        unit_added = False
         try:
             data = model.plain(value)
             moment = data["timestamp"]
@@ -134,7 +145,13 @@ class _Reader:
         if model.family is Family.METRIC and data["metric_type"] in LATENCY_TYPES:
             if (data["unit"] or self._rules.metric_unit) != "ms":
                 return None
+            unit_added = data["unit"] is None
             data["unit"] = "ms"
+        if model.time_columns:
+            # These were written anew, with colons of their own.
+            self._others.append((field, value))
+        else:
+            self._plain.append((field, value, data, unit_added))
         return Event(event_id.decode(), stamp, data)
 
     def _finish(self, model: FamilyModel, event_id: str, data: dict[str, Value]) -> Event:
@@ -310,7 +327,7 @@ class _Reader:
         self._call.rejects.append(Reject(field, raw, len(raw), reason, error))
 
     def _cleaned(self, field: bytes, raw: bytes) -> None:
-        error = "held U+0000, a lone surrogate or bytes that are not UTF-8; archived without them"
+        error = "held U+0000, a lone surrogate, bytes that are not UTF-8 or one name twice; archived without them"
         self._call.rejects.append(Reject(field, raw, len(raw), "cleaned", error, cleaned=True))
 
 
