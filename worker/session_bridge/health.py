@@ -142,6 +142,13 @@ class _Health:
         for name, meaning in _COUNTERS.items():
             lines += _metric(f"{name}_total", "counter", f"{meaning}, by this worker", {"": done[name]})
         lines += _metric("ready", "gauge", "1 while both servers serve this worker", {"": int(not why)})
+        failovers = self.bridge.failovers
+        lines += _metric("redis_failovers_total", "counter", "failovers of Redis seen", {"": failovers.failovers})
+        if loss := failovers.latest:
+            lost = "bytes of Redis' replication that the last failover surely lost"
+            seconds = "how long before the last failover acknowledged writes may be missing"
+            lines += _metric("redis_possible_loss_seconds", "gauge", seconds, {"": loss.seconds})
+            lines += _metric("redis_lost_bytes", "gauge", lost, {"": loss.bytes})
         if waiting is not None:
             states_of_requests = {"due": waiting.due, "later": waiting.later, "leased": waiting.leased}
             lines += _metric("waiting", "gauge", "requests for a drain", _by_state(states_of_requests))

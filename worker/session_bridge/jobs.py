@@ -31,6 +31,7 @@ from session_bridge.contract.fields import FinalizedBy
 from session_bridge.errors import ArchiveUnavailableError, RedisUnavailableError
 from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
+from session_bridge.recorder.address import pool_of
 from session_bridge.service import Bridge
 
 log = structlog.get_logger(__name__)
@@ -77,8 +78,9 @@ async def make_partitions(context: Context) -> None:
 def queue_pool(bridge: Bridge) -> ArqRedis:
     """A client of the arq queue. JSON, for pickle would let whoever writes to that Redis run code here."""
     lasting: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, OSError]
-    pool = BlockingConnectionPool.from_url(
+    pool = pool_of(
         bridge.queue_redis_url,
+        BlockingConnectionPool,
         max_connections=16,
         socket_connect_timeout=5,
         socket_timeout=15,
@@ -152,11 +154,13 @@ async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
     await make_partitions({"bridge": bridge})
     log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
     drains = asyncio.create_task(bridge.loop.run())
+    watching = asyncio.create_task(bridge.failovers.watch())
     arq = asyncio.create_task(_keep_arq_running(bridge))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([drains, arq, stopping], return_when=asyncio.FIRST_COMPLETED)
     bridge.loop.stop()
     stopping.cancel()
+    watching.cancel()
     while not arq.done():
         # A cancellation that meets arq within its own waiting can be swallowed there.
         arq.cancel()
@@ -165,7 +169,7 @@ async def _work(bridge: Bridge, stop: asyncio.Event) -> None:
     _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
     for task in late:
         task.cancel()
-    results = await asyncio.gather(drains, arq, stopping, return_exceptions=True)
+    results = await asyncio.gather(drains, arq, stopping, watching, return_exceptions=True)
     await bridge.loop.finish(bridge.settings.shutdown_seconds)
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:

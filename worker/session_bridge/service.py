@@ -16,6 +16,7 @@ from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError
+from session_bridge.live.failover import Failovers
 from session_bridge.live.overview import Overview
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.server import claim_archive, connect, require_usable
@@ -39,6 +40,7 @@ class Bridge:
     overview: Overview
     scan: SessionScan
     sweeper: Sweeper
+    failovers: Failovers
 
     @property
     def queue_redis_url(self) -> str:
@@ -112,7 +114,8 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             settings.zone,
         )
         sweeper = Sweeper(scan, connections, sweep_rules)
-        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper)
+        failovers = Failovers(redis, keys)
+        bridge = Bridge(settings, keys, redis, connections, live, drainer, loop, overview, scan, sweeper, failovers)
         if check:
             await bridge.check()
         yield bridge

@@ -29,7 +29,8 @@ def load_json(raw: bytes) -> tuple[JsonValue, bool]:
     """Read JSON as tolerantly as nothing is lost by it; the flag says whether something had to be replaced.
 
     U+0000 is left out, a lone surrogate and bytes that are not UTF-8 become U+FFFD, as PostgreSQL can hold none of
-    them; of a name that an object has twice, the last value stays. Raises ValueError for what is not JSON, holds NaN or Infinity, or is nested too deep.
+    them; of a name that an object has twice, the last value stays. Raises ValueError for what is not JSON, holds NaN
+    or Infinity, or is nested too deep.
     """
     text, replaced = _decode(raw)
 
