@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -15,6 +15,7 @@ from psycopg import sql
 
 from session_bridge.archive.tables import CHILDREN, EVENT_TABLES, RAG_CHUNKS, UNKNOWN_EVENTS
 from session_bridge.contract.fields import DEFAULT_IGNORE_FIELDS, DOCUMENTS, TRANSCRIPT_HISTORY, Family
+from session_bridge.contract.models import CHUNK_KNOWN, MODELS
 from session_bridge.contract.times import parse_time
 
 _FAMILIES = {family.value: table.name for family, table in EVENT_TABLES.items()}
@@ -24,14 +25,11 @@ _ROW_TABLES = (*[table.name for table in CHILDREN if table is not RAG_CHUNKS], "
 _BINARY = frozenset((b"", b"null", b"[]", b"{}", b'""'))
 _UNITS = {"s": 1000.0}
 _SHOWN = 120
-
-
-@dataclass(slots=True)
-class Kept:
-    """What became of one session: its archived rows by table, and raw fields with the values kept of each."""
-
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    raw: dict[bytes, list[bytes]] = field(default_factory=dict)
+_REJECTS = "SELECT call_sid, field_raw, raw FROM call_session_rejects WHERE call_sid = ANY(%s)"
+_DEAD = (
+    "SELECT call_sid, field_raw, raw FROM dead_session_fields JOIN dead_sessions ON id = dead_id "
+    "WHERE call_sid = ANY(%s)"
+)
 
 
 @dataclass(slots=True)
@@ -81,6 +79,25 @@ class _Leaves:
         )
 
 
+@dataclass(slots=True)
+class Kept:
+    """What became of one session: its archived rows by table, and raw fields with the values kept of each."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    raw: dict[bytes, list[bytes]] = field(default_factory=dict)
+    leaves: dict[bytes, _Leaves] = field(default_factory=dict)
+    """What was found for each field."""
+    _by_event: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def event(self, table: str, event_id: str) -> list[dict[str, Any]]:
+        """The rows of one event."""
+        if table not in self._by_event:
+            events = self._by_event[table] = {}
+            for row in self.rows.get(table, ()):
+                events.setdefault(row["event_id"], []).append(row)
+        return self._by_event[table].get(event_id, [])
+
+
 def read_kept(connection: psycopg.Connection[Any], sids: Sequence[str]) -> dict[str, Kept]:
     """What is kept of these calls, all of it."""
     kept = {sid: Kept() for sid in sids}
@@ -94,11 +111,7 @@ def read_kept(connection: psycopg.Connection[Any], sids: Sequence[str]) -> dict[
         query = sql.SQL("SELECT session_id::text, to_jsonb(t) FROM {} t WHERE session_id = ANY(%s::uuid[])")
         for session_id, row in connection.execute(query.format(sql.Identifier(table)), (list(ids),)):
             kept[ids[session_id]].rows.setdefault(table, []).append(row)
-    for query_text in (
-        "SELECT call_sid, field_raw, raw FROM call_session_rejects WHERE call_sid = ANY(%s)",
-        "SELECT call_sid, field_raw, raw FROM dead_session_fields JOIN dead_sessions ON id = dead_id "
-        "WHERE call_sid = ANY(%s)",
-    ):
+    for query_text in (_REJECTS, _DEAD):
         for sid, name, raw in connection.execute(query_text, (list(sids),)):
             kept[sid].raw.setdefault(bytes(name), []).append(bytes(raw))
     return kept
@@ -121,9 +134,11 @@ def _is_ignored(name: bytes) -> bool:
 
 
 def _is_kept(name: bytes, leaf: str, kept: Kept, *, is_number: bool) -> bool:
-    leaves = _Leaves()
-    for row in _rows_of(name, kept):
-        leaves.add({column: value for column, value in row.items() if column not in _OURS})
+    leaves = kept.leaves.get(name)
+    if leaves is None:
+        leaves = kept.leaves[name] = _Leaves()
+        for row in _rows_of(name, kept):
+            leaves.add({column: value for column, value in row.items() if column not in _OURS})
     if leaves.hold(leaf, is_number=is_number):
         return True
     if name == TRANSCRIPT_HISTORY.encode():
@@ -142,11 +157,11 @@ def _rows_of(name: bytes, kept: Kept) -> Iterator[dict[str, Any]]:
     if colon and family in _FAMILIES:
         tables = [_FAMILIES[family], "call_rag_chunk_texts"] if family == Family.RAG else [_FAMILIES[family]]
         for table in tables:
-            yield from (row for row in kept.rows.get(table, ()) if row["event_id"] == event_id)
+            yield from kept.event(table, event_id)
         return
     yield from (row for row in kept.rows.get("call_sessions", ()))
     if colon:
-        yield from (row for row in kept.rows.get(UNKNOWN_EVENTS.name, ()) if row["event_id"] == event_id)
+        yield from kept.event(UNKNOWN_EVENTS.name, event_id)
     if text == "analysis":
         yield from kept.rows.get("call_analysis", ())
     if text == TRANSCRIPT_HISTORY:
@@ -171,8 +186,8 @@ def _leaves_of(name: bytes, raw: bytes) -> Iterator[tuple[str, bool]]:
         except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, _Pairs) or (text in DOCUMENTS and parsed is not None):
-            known = family in _FAMILIES or text in DOCUMENTS
-            yield from _walk(parsed, is_top=known)
+            known: Collection[str] = MODELS[family].known if family in _FAMILIES else ()
+            yield from _walk(parsed, ("role", "content", "text", "timestamp") if text == TRANSCRIPT_HISTORY else known)
             return
     # Not JSON, or not meant as such: a text, which is archived as it is.
     if text not in DOCUMENTS and not (colon and family in _FAMILIES):
@@ -190,16 +205,16 @@ class _Number(str):
     __slots__ = ()
 
 
-def _walk(value: Any, *, is_top: bool = False) -> Iterator[tuple[str, bool]]:  # noqa: ANN401  # any JSON
+def _walk(value: Any, known: Collection[str] = ()) -> Iterator[tuple[str, bool]]:  # noqa: ANN401  # any JSON
+    """Leaves and names; of names in `known` a column tells."""
     if isinstance(value, _Pairs):
         for name, inner in value:
-            # A known field is known by its column.
-            if not is_top and inner not in (None, "", [], {}):
+            if name not in known and inner not in (None, "", [], {}):
                 yield name, False
-            yield from _walk(inner)
+            yield from _walk(inner, CHUNK_KNOWN if name == "chunks" and known else ())
     elif isinstance(value, list):
         for inner in value:
-            yield from _walk(inner)
+            yield from _walk(inner, known)
     elif isinstance(value, _Number):
         yield str(value), True
     elif isinstance(value, str) and value.strip():
@@ -215,7 +230,6 @@ def _number(text: str) -> float | None:
 
 def _moment(value: object) -> datetime | None:
     try:
-        moment = parse_time(value, UTC)
+        return parse_time(value, UTC)
     except (ValueError, TypeError):
         return None
-    return moment.astimezone(UTC) if isinstance(moment, datetime) else None

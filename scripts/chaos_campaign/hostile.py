@@ -100,7 +100,7 @@ class _Stage:
     def try_all(self, hostile: list[Session], *, dead: bool = False) -> None:
         """Write sessions, each beside one that is in order, and raise AssertionError if a byte is nowhere."""
         report = self.report
-        batch: dict[str, Mapping[bytes, bytes]] = {}
+        batch: dict[str, Session] = {}
         for fields in hostile:
             number = next(self.numbers)
             batch[f"CAhostile{number}"] = fields
@@ -122,11 +122,11 @@ class _Stage:
             assert hostile_one or len(kept[sid].rows["call_messages"]) == 1, f"{sid} is not whole"
         self._count(list(kept.values()), dead=dead)
 
-    def _write(self, batch: Mapping[str, Mapping[bytes, bytes]]) -> None:
+    def _write(self, batch: Mapping[str, Session]) -> None:
         for sid, fields in batch.items():
             items = list(fields.items())
             for start in range(0, len(items), _PIECE):
-                self.redis.hset(_KEYS.session(sid), mapping=dict(items[start : start + _PIECE]))  # type: ignore[arg-type]
+                self.redis.hset(_KEYS.session(sid), mapping=dict(items[start : start + _PIECE]))
         self.redis.zadd(_KEYS.ready, dict.fromkeys(batch, 0))
         self.redis.publish(_KEYS.wake, b"")
 
@@ -225,8 +225,6 @@ async def _stage(home: Path, report: HostileReport, **more: str) -> AsyncIterato
         for process in team.running:
             report.peak_mib = max(report.peak_mib, _held_mib(process.pid, "VmHWM"))
         await team.dismiss()
-        if os.environ.get("DBG"):
-            print(*[str(l)[:600] for l in team.log()], sep=chr(10))
         report.wrong += team.surprises
         said = {line["event"] for line in team.log()}
         report.wrong += [f"a worker said {event}" for event in said & {"drain.failed"}]

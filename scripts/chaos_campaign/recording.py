@@ -222,7 +222,7 @@ async def _play_all(parts: list[Part], witness: Witness, since: float) -> None:
 @click.option("--since", type=float, default=0.0)
 @click.option("--witness", type=click.Path(path_type=Path), required=True)
 @click.option("--recorded", type=click.Path(path_type=Path))
-def main(seed: str, calls: int, seconds: float, since: float, witness: Path, recorded: Path | None) -> None:
+def main(*, seed: str, calls: int, seconds: float, since: float, witness: Path, recorded: Path | None) -> None:
     """Play calls, begun within so many seconds, and write down what Redis acknowledges."""
     with Witness(witness) as told:
         asyncio.run(_play_all(draw_parts(seed, calls, seconds, recorded), told, since))

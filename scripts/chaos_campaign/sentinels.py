@@ -78,7 +78,7 @@ class ReplicatedValkey:
         server = self.primary if self._ports else self._servers[0]
         info: Any = self._of(server).info("replication")
         replica = info.get("slave0", {})
-        return replica.get("state") == "online" and replica["offset"] == info["master_repl_offset"]
+        return bool(replica.get("state") == "online" and replica["offset"] == info["master_repl_offset"])
 
     def part(self) -> None:
         """Cut the replica off: what is acknowledged from now on the primary alone has."""

@@ -14,6 +14,7 @@ from session_bridge.contract.models import CHUNK_KNOWN, MODELS
 
 Session = dict[bytes, bytes]
 _Draw = Callable[[st.SearchStrategy[Any]], Any]
+_DEEPEST = 3
 
 _NASTY_TEXTS = st.sampled_from(
     [
@@ -35,15 +36,24 @@ _NASTY_TEXTS = st.sampled_from(
     ]
 )
 _TEXTS = st.text(max_size=20) | _NASTY_TEXTS
-_NUMBERS = st.sampled_from(
-    [b"0", b"-0", b"-0.0", b"1e400", b"-1e400", b"1e-400", b"NaN", b"Infinity", b"1E5", b"2147483648", b"9223372036854775808",
-     b"99999999999999", b"1" * 25, b"9" * 400, b"7" * 5000, b"0.1234567890123", b"01", b"1.", b"1763632800", b"1763632800123"]
-) | st.integers().map(lambda number: b"%d" % number) | st.floats(allow_nan=False, allow_infinity=False).map(
-    lambda number: repr(number).encode()
+_NUMBERS = (
+    st.sampled_from(
+        [b"0", b"-0", b"-0.0", b"1e400", b"-1e400", b"1e-400", b"NaN", b"Infinity", b"1E5", b"2147483648",
+         b"9223372036854775808", b"99999999999999", b"1" * 25, b"9" * 400, b"7" * 5000, b"0.1234567890123", b"01",
+         b"1.", b"1763632800", b"1763632800123"]
+    )
+    | st.integers().map(lambda number: b"%d" % number)
+    | st.floats(allow_nan=False, allow_infinity=False).map(lambda number: repr(number).encode())
 )  # fmt: skip
 _MOMENTS = st.sampled_from(
-    ["2026-11-20T10:00:00Z", "2026-11-20T10:00:00.123456+05:30", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "yesterday"]
-)  # fmt: skip
+    [
+        "2026-11-20T10:00:00Z",
+        "2026-11-20T10:00:00.123456+05:30",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z",
+        "yesterday",
+    ]
+)
 _WORDS = st.sampled_from([b"true", b"false", b"null", b"[]", b"{}", b"", b"}", b"tru"])
 _WAYS = st.sampled_from(["as it is", "escaped", "spaced"])
 _DEPTHS = st.sampled_from([5, 190, 205, 1_500, 50_000])
@@ -66,17 +76,17 @@ def _text(draw: _Draw, number: int) -> bytes:
 
 def _value(draw: _Draw, number: int, depth: int = 0) -> bytes:
     """Any JSON, or what only looks like it."""
-    kind = draw(st.integers(0, 9 if depth < 3 else 6))
+    kind = draw(st.integers(0, 9 if depth < _DEEPEST else 6))
     if kind <= 2:  # noqa: PLR2004
         return _text(draw, number)
     if kind <= 4:  # noqa: PLR2004
-        return draw(_NUMBERS)
+        return bytes(draw(_NUMBERS))
     if kind == 5:  # noqa: PLR2004
-        return draw(_WORDS)
+        return bytes(draw(_WORDS))
     if kind == 6:  # noqa: PLR2004
         return json.dumps(draw(_MOMENTS)).encode()
     if kind == 7:  # noqa: PLR2004
-        deep = draw(_DEPTHS)
+        deep: int = draw(_DEPTHS)
         return b"[" * deep + b"]" * deep
     if kind == 8:  # noqa: PLR2004
         return b"[%b]" % b",".join(_value(draw, number, depth + 1) for _ in range(draw(st.integers(0, 3))))

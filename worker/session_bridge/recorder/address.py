@@ -58,7 +58,7 @@ def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> Connection
         of_master["connection_class"] = SentinelManagedSSLConnection
         for sentinel in manager.sentinels:
             sentinel.connection_pool.connection_class = SSLConnection
-    return _Pool(service, manager, **options, **of_master)
+    return _Pool(service, manager, **options, **of_master)  # type: ignore[no-untyped-call]  # redis-py's own
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
