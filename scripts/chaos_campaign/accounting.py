@@ -73,6 +73,8 @@ class _Leaves:
         return words.get(leaf.strip().lower()) in self.truths
 
     def _near(self, number: float) -> bool:
+        if number in self.numbers:
+            return True
         # A price has ten places, and a latency in seconds is one in milliseconds.
         return any(abs(number - one) <= max(1e-10, abs(number) * 1e-14) for one in self.numbers) or any(
             number * factor in self.numbers for factor in _UNITS.values()

@@ -54,6 +54,8 @@ _MOMENTS = st.sampled_from(
         "yesterday",
     ]
 )
+# Names that the bridge gives by itself.
+_OURS = ("role_raw", "timestamp_raw", "joined_at_raw", "extra", "content", "session_id", "event_id", "sequence")
 _WORDS = st.sampled_from([b"true", b"false", b"null", b"[]", b"{}", b"", b"}", b"tru"])
 _WAYS = st.sampled_from(["as it is", "escaped", "spaced"])
 _DEPTHS = st.sampled_from([5, 190, 205, 1_500, 50_000])
@@ -122,9 +124,7 @@ def _event(draw: _Draw, number: int) -> tuple[bytes, bytes]:
     names = [*needed] if draw(st.integers(0, 9)) else []
     names = [*names, *draw(st.lists(st.sampled_from(sorted(model.known)), max_size=4))]
     names += [f"own {draw(_TEXTS)}" for _ in range(draw(st.integers(0, 2)))]
-    names += draw(
-        st.lists(st.sampled_from(["role_raw", "timestamp_raw", "extra", "content", "session_id"]), max_size=1)
-    )
+    names += draw(st.lists(st.sampled_from(_OURS), max_size=2))
     pairs = []
     for name in names:
         as_meant = name in likely and draw(st.integers(0, 3))

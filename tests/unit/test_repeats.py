@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session_bridge.contract.fields import Family
 from session_bridge.drain.repeats import repeats_a_name
 from session_bridge.drain.understand import Understanding
 
@@ -102,3 +103,21 @@ def has_repeats(tree: Any) -> bool:
 @given(TREES, st.booleans())
 def test_every_repeat_is_seen_and_nothing_else(tree: Any, escaped: bool) -> None:
     assert repeats_a_name(written(tree, escaped=escaped).encode()) is has_repeats(tree)
+
+
+def test_a_writers_own_field_of_a_name_that_the_bridge_gives_is_not_written_over() -> None:
+    fields = {
+        b"message:1": b'{"role": "agent", "role_raw": "own", "content": "x"}',
+        b"message:2": b'{"role": "user", "timestamp": "never", "timestamp_raw": "own", "content": "x"}',
+        b"started_at_raw": b"own",
+        b"started_at": b"never",
+    }
+    call = Understanding().call("CA1", fields, {})
+    first, second = call.of(Family.MESSAGE)
+    assert json.loads(str(first.data.get("extra"))) == {"role_raw": "own"}
+    assert json.loads(str(second.data.get("extra"))) == {"timestamp_raw": "own", "timestamp_raw_": "never"}
+    assert call.extra == {"started_at_raw": "own"}
+    assert {reject.field: reject.raw for reject in call.rejects} == {
+        b"message:1": fields[b"message:1"],
+        b"started_at": b"never",
+    }

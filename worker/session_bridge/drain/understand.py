@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -187,7 +187,7 @@ class _Reader:
         try:
             return canonical_time(value, self._rules.zone)
         except ValueError:
-            extra[f"{name}_raw"] = cast("JsonValue", value)
+            extra[_free_name(f"{name}_raw", extra)] = cast("JsonValue", value)
             self._call.doubtful = True
             return None
 
@@ -236,7 +236,8 @@ class _Reader:
         except ValueError:
             if name in TIME_FIELDS:
                 self._call.doubtful = True
-                self._call.extra[f"{name}_raw"] = text
+                # It is a reject too, so that a writer's own field of this name may stand here.
+                self._call.extra.setdefault(f"{name}_raw", text)
             raise
 
     def _state_value(self, name: str, text: str) -> Value:
@@ -356,8 +357,16 @@ def _validate_leniently(model: FamilyModel, raw: bytes) -> tuple[dict[str, Value
         word = role.strip().lower()
         if word != role or word in _ROLES:
             value["role"] = _ROLES.get(word, word)
-            value["role_raw"] = role
+            # A writer may have one of its own: then the field is kept raw beside it.
+            cleaned = value.setdefault("role_raw", role) != role or cleaned
     return cast("dict[str, Value]", model.validator.validate_python(value)), cleaned
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    """`name`, made longer for as long as it is taken."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _finish_chunks(chunks: list[dict[str, JsonValue]]) -> None:
