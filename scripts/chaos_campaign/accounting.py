@@ -145,10 +145,8 @@ def _is_kept(name: bytes, leaf: str, kept: Kept, *, is_number: bool) -> bool:
         return True
     if name == TRANSCRIPT_HISTORY.encode():
         # Of the older transcript each item is judged, and one that is refused is kept by itself.
-        return any(leaf.encode("utf-8", "replace") in raw for raw in kept.raw.get(name, ())) or any(
-            json.loads(raw) == leaf or leaf in json.dumps(json.loads(raw), ensure_ascii=False)
-            for raw in kept.raw.get(name, ())
-        )
+        items = [one for raw in kept.raw.get(name, ()) for one, _ in _leaves_of(name, raw)]
+        return leaf in items
     return False
 
 

@@ -32,7 +32,7 @@ from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 # RLIMIT_DATA: what a process may have of its own, without the code it shares. A worker at rest has about 80 MiB.
 LIMIT_MIB = 1024
 # Past this a process is killed, as the kernel does when a machine has no more.
-KILL_MIB = 220
+KILL_MIB = 130
 _KEYS = Keys()
 _MEBIBYTE = 1 << 20
 _SETTINGS = {
@@ -161,7 +161,7 @@ async def run_hostile(number: int, with_seed: int, progress: Callable[[str, floa
                 progress(title, 1)
                 await _note(stage, title, fields)
         (home / "killing").mkdir()
-        async with _stage(home / "killing", report, SESSION_BRIDGE_LEASE_SECONDS="6") as stage:
+        async with _stage(home / "killing", report, SESSION_BRIDGE_LEASE_SECONDS="10") as stage:
             progress("a call that kills its worker", 1)
             killer = asyncio.create_task(_kill_the_greedy(stage))
             await _note(stage, "kills its worker", dict(killing()), dead=True)
@@ -271,5 +271,5 @@ def giants() -> Iterator[tuple[str, Session]]:
 
 def killing() -> Iterator[tuple[bytes, bytes]]:
     """A session no worker can hold within `KILL_MIB`."""
-    for number in range(100_000):
-        yield b"message:%d" % number, b'{"role": "user", "content": "%b %d"}' % (b"so much " * 60, number)
+    for number in range(30_000):
+        yield b"message:%d" % number, b'{"role": "user", "content": "%b %d"}' % (b"so much " * 120, number)
