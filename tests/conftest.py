@@ -30,6 +30,9 @@ from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 from session_bridge.service import Bridge, open_bridge
 from session_bridge.settings import load_settings
 
+# The real command on real servers, for acceptance tests and for those who do worse to it.
+pytest_plugins = ("deployments",)
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 VALKEY_DATABASES = 16  # Valkey's default
 TEMPLATE = "template_of_tests"

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from chaos_campaign.campaign import Campaign, run_campaign
+from chaos_campaign.hostile import HostileReport, run_hostile
+from chaos_campaign.report import Report
 from chaos_campaign.schedule import FULL, SHORT
 from session_bridge import log
 
@@ -29,11 +31,19 @@ _RECORDED = Path(__file__).resolve().parents[3] / "shared" / "calls"
     "--restarts", type=click.IntRange(0), help=f"Restarts of each server [{SHORT.restarts}; full: {FULL.restarts}]."
 )
 @click.option("--cuts", type=click.IntRange(0), help=f"Failures of the network [{SHORT.cuts}; full: {FULL.cuts}].")
+@click.option(
+    "--recorder-kills",
+    type=click.IntRange(0),
+    help=f"Recording processes SIGKILLed [{SHORT.recorder_kills}; full: {FULL.recorder_kills}].",
+)
 @click.option("--recorders", type=click.IntRange(1), help=f"Recording processes [{SHORT.recorders}].")
+@click.option(
+    "--hostile", type=click.IntRange(1), help="Instead: so many batches of hostile sessions, and some giants."
+)
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), default="chaos-report.json", show_default=True
 )
-def main(*, seed: int, short: bool, file: Path, **given: int | None) -> None:
+def main(*, seed: int, short: bool, hostile: int | None, file: Path, **given: int | None) -> None:
     """Play calls while workers are killed, servers crash and the network fails; then count.
 
     The exit status is 0 only if every event that Redis acknowledged is in the archive once, nothing waits, nothing is
@@ -49,8 +59,12 @@ def main(*, seed: int, short: bool, file: Path, **given: int | None) -> None:
         def progress(what: str, done: float) -> None:
             bar.update(task, description=what, completed=done)
 
-        campaign = Campaign(seed, sizes, _RECORDED if _RECORDED.is_dir() else None, progress)
-        report = asyncio.run(run_campaign(campaign))
+        report: Report | HostileReport
+        if hostile is not None:
+            report = asyncio.run(run_hostile(hostile, seed, progress))
+        else:
+            campaign = Campaign(seed, sizes, _RECORDED if _RECORDED.is_dir() else None, progress)
+            report = asyncio.run(run_campaign(campaign))
     report.show(console)
     file.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"All figures: {file}")

@@ -108,9 +108,9 @@ async def _run(campaign: Campaign, home: Path, scene: Scene) -> Report:
     await scene.team.dismiss()
     watching.cancel()
     campaign.progress("comparing", 1)
-    told = read_witnesses(home)
+    told, broken = read_witnesses(home)
     leftovers: Leftovers = await look(scene.valkey.url, scene.postgres.url)
-    findings = await asyncio.to_thread(verify, scene.postgres.url, told)
+    findings = await asyncio.to_thread(verify, scene.postgres.url, told, broken)
     surprises = [*scene.team.surprises, *filter(None, endings)]
     log = scene.team.log()
     return Report(
@@ -126,18 +126,26 @@ async def _record(campaign: Campaign, home: Path, scene: Scene, place: int) -> s
     command += ["--seed", f"{campaign.seed}/{place}", "--calls", str(calls), "--seconds", str(sizes.seconds)]
     command += ["--witness", str(home / f"witness-{place}.jsonl")]
     command += ["--recorded", str(campaign.recorded)] if campaign.recorded else []
+    clock = asyncio.get_running_loop().time
+    began, pid, status = clock(), 0, 0
     with (home / f"recorder-{place}.log").open("w+b") as log:
-        process = await asyncio.create_subprocess_exec(*command, env=scene.environment, stdout=log, stderr=log)
-        try:
-            async with asyncio.timeout(sizes.seconds + _LAST_CALL_SECONDS):
-                status = await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            return f"recorder {place} waits in vain for Redis to acknowledge its last calls"
-        finally:
-            if process.returncode is None:
+        while not pid or pid in scene.killed_recorders:
+            since = ("--since", str(clock() - began))
+            process = await asyncio.create_subprocess_exec(
+                *command, *since, env=scene.environment, stdout=log, stderr=log
+            )
+            pid, scene.recorders[place] = process.pid, process
+            try:
+                async with asyncio.timeout(began + sizes.seconds + _LAST_CALL_SECONDS - clock()):
+                    status = await process.wait()
+            except TimeoutError:
                 process.kill()
+                await process.wait()
+                return f"recorder {place} waits in vain for Redis to acknowledge its last calls"
+            finally:
+                del scene.recorders[place]
+                if process.returncode is None:
+                    process.kill()
         log.seek(0)
         words = log.read().decode(errors="replace").strip().splitlines()
     return f"recorder {place} ended with status {status}: {words[-1] if words else 'silently'}" if status else ""

@@ -44,6 +44,10 @@ class Scene:
     environment: Mapping[str, str]
     """That of workers and recorders: it leads through the proxies."""
 
+    recorders: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
+    """The recording processes that run, by their place."""
+    killed_recorders: set[int] = field(default_factory=set)
+    """The process ids of those that were killed."""
     struck: list[Struck] = field(default_factory=list)
     missed: int = 0
     """Shots at a COMMIT for which none came by; a plain reset took their place."""
@@ -69,6 +73,11 @@ class Scene:
         match fault.kind:
             case Kind.KILL | Kind.TERMINATE:
                 await self.team.strike(_SIGNALS[fault.kind], fault.pick)
+            case Kind.RECORDER:
+                if running := list(self.recorders.values()):
+                    process = running[int(fault.pick * len(running))]
+                    self.killed_recorders.add(process.pid)
+                    process.kill()
             case Kind.POSTGRES:
                 async with self._postgres_lock:
                     await asyncio.to_thread(self.postgres.stop, "immediate")

@@ -80,10 +80,13 @@ class Player:
 
     client: Redis
     witness: Witness
+    since: float
+    """Seconds since the first process of this place began."""
 
     async def play(self, part: Part) -> None:
         """One call from its beginning to its last word, all of it acknowledged when this returns."""
-        await asyncio.sleep(part.at)
+        await asyncio.sleep(max(0.0, part.at - self.since))
+        self.witness.note(part.call.call_sid, "begun")
         spoken = timedelta(milliseconds=part.call.duration_ms)
         started_at = now() + timedelta(seconds=part.lasts) - spoken
         if part.plain:
@@ -94,6 +97,12 @@ class Player:
             await asyncio.sleep(part.straggler)
             message = {"role": "system", "content": "the line was closed", "timestamp": moment_text(now(), 0)}
             await self._write_and_ask(part.call.call_sid, {"message:straggler": field_text(message)})
+        self.witness.note(part.call.call_sid, "over")
+
+    async def close(self, call_sid: str) -> None:
+        """End a call that an earlier process began: its provider's webhook comes all the same."""
+        await self._webhook(call_sid, {"status": "completed", "ended_at": moment_text(now(), 0)})
+        self.witness.note(call_sid, "over")
 
     # -- through the recorder ---------------------------------------------------------------------------------------
 
@@ -195,23 +204,28 @@ async def _insist(write: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(_PAUSE)
 
 
-async def _play_all(parts: list[Part], witness: Witness) -> None:
+async def _play_all(parts: list[Part], witness: Witness, since: float) -> None:
     client: Redis = Redis.from_url(os.environ["REDIS_URL"], socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE)
     async with client, asyncio.TaskGroup() as playing:
+        player = Player(client, witness, since)
+        for call_sid in witness.broken:
+            playing.create_task(player.close(call_sid))
         for part in parts:
-            playing.create_task(Player(client, witness).play(part))
+            if part.call.call_sid not in witness.begun:
+                playing.create_task(player.play(part))
 
 
 @click.command()
 @click.option("--seed", required=True)
 @click.option("--calls", type=int, required=True)
 @click.option("--seconds", type=float, required=True)
+@click.option("--since", type=float, default=0.0)
 @click.option("--witness", type=click.Path(path_type=Path), required=True)
 @click.option("--recorded", type=click.Path(path_type=Path))
-def main(seed: str, calls: int, seconds: float, witness: Path, recorded: Path | None) -> None:
+def main(*, seed: str, calls: int, seconds: float, since: float, witness: Path, recorded: Path | None) -> None:
     """Play calls, begun within so many seconds, and write down what Redis acknowledges."""
     with Witness(witness) as told:
-        asyncio.run(_play_all(draw_parts(seed, calls, seconds, recorded), told))
+        asyncio.run(_play_all(draw_parts(seed, calls, seconds, recorded), told, since))
 
 
 if __name__ == "__main__":

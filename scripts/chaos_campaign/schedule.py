@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     KILL = "worker SIGKILLed"
     TERMINATE = "worker SIGTERMed"
+    RECORDER = "recorder SIGKILLed, started"
     POSTGRES = "PostgreSQL stopped immediately, started"
     VALKEY = "Valkey SIGKILLed, started"
     POSTGRES_CUT = "PostgreSQL cut off"
@@ -63,6 +64,7 @@ class Sizes:
     restarts: int
     cuts: int
     recorders: int = 3
+    recorder_kills: int = 2
 
     @property
     def terminations(self) -> int:
@@ -72,7 +74,7 @@ class Sizes:
     @property
     def faults(self) -> int:
         """All of them."""
-        return self.kills + self.terminations + 2 * self.restarts + self.cuts
+        return self.kills + self.terminations + self.recorder_kills + 2 * self.restarts + self.cuts
 
     @property
     def seconds(self) -> float:
@@ -81,7 +83,7 @@ class Sizes:
 
 
 SHORT = Sizes(calls=150, workers=3, kills=6, restarts=1, cuts=8)
-FULL = Sizes(calls=2000, workers=3, kills=40, restarts=10, cuts=50)
+FULL = Sizes(calls=2000, workers=3, kills=40, restarts=10, cuts=50, recorder_kills=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Fault:
 def draw_faults(sizes: Sizes, random: Random) -> list[Fault]:
     """The faults of a campaign in the order of time: one in each of as many equal spans, somewhere in it."""
     counts = Counter(islice(cycle(CUTS), sizes.cuts))
-    counts += Counter({Kind.KILL: sizes.kills, Kind.TERMINATE: sizes.terminations})
+    counts += Counter({Kind.KILL: sizes.kills, Kind.TERMINATE: sizes.terminations, Kind.RECORDER: sizes.recorder_kills})
     counts += Counter({Kind.POSTGRES: sizes.restarts, Kind.VALKEY: sizes.restarts})
     kinds = sorted(counts.elements())
     random.shuffle(kinds)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from session_bridge.recorder import CallRecorder
 
@@ -15,13 +16,29 @@ class Witness:
     """A file of one recording process: a line for each acknowledgement, with the call and the fields it was about."""
 
     def __init__(self, path: Path) -> None:
+        path.touch()
+        told = list(_lines(path))
+        over = {line["call_sid"] for line in told if line.get("is") == "over"}
+        self.begun = {line["call_sid"] for line in told if line.get("is") == "begun"}
+        """Calls that an earlier process of this file began."""
+        self.broken = sorted(self.begun - over)
+        """Those of them that it did not bring to their end: it was killed."""
         self._file = path.open("a", encoding="utf-8")
+        if told:
+            self._file.write("\n")
+            for call_sid in self.broken:
+                self.note(call_sid, "broken")
 
     def acknowledged(self, call_sid: str, fields: Mapping[str, str]) -> None:
         """Redis has these fields of a call, by name."""
         if fields:
             self._file.write(json.dumps({"call_sid": call_sid, "fields": dict(fields)}, ensure_ascii=False) + "\n")
             self._file.flush()
+
+    def note(self, call_sid: str, what: str) -> None:
+        """A call is "begun", "over", or "broken" by the end of its process."""
+        self._file.write(json.dumps({"call_sid": call_sid, "is": what}) + "\n")
+        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -32,15 +49,27 @@ class Witness:
         self._file.close()
 
 
-def read_witnesses(folder: Path) -> dict[str, dict[str, str]]:
-    """Every acknowledged field with its newest value, by call SID."""
+def read_witnesses(folder: Path) -> tuple[dict[str, dict[str, str]], set[str]]:
+    """Every acknowledged field with its newest value, by call SID; and the calls whose process was killed.
+
+    Of these more than was acknowledged may have come to Redis.
+    """
     calls: dict[str, dict[str, str]] = {}
+    broken = set()
     for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                told = json.loads(line)
-                calls.setdefault(told["call_sid"], {}).update(told["fields"])
-    return calls
+        for line in _lines(path):
+            calls.setdefault(line["call_sid"], {}).update(line.get("fields", {}))
+            if line.get("is") == "broken":
+                broken.add(line["call_sid"])
+    return calls, broken
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            # The last line of a process that was killed may be half a line; nobody was told what it says.
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 class WitnessedRecorder(CallRecorder):

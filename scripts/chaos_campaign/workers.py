@@ -7,11 +7,11 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_COMMAND = Path(sys.executable).with_name("session-bridge")
+COMMAND = Path(sys.executable).with_name("session-bridge")
 _RESTART_SECONDS = 0.2
 _STOP_SECONDS = 30.0
 
@@ -19,7 +19,10 @@ _STOP_SECONDS = 30.0
 class Team:
     """Workers that are kept running until `dismiss`; `surprises` are ends that nobody caused."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, command: Sequence[str | Path] = (COMMAND, "worker")
+    ) -> None:
+        self._command = tuple(command)
         self._folder = folder
         self._environment = environment
         self._running: dict[int, asyncio.subprocess.Process] = {}
@@ -39,7 +42,15 @@ class Team:
         """Send a signal to one of the workers, chosen by `pick` (0 to 1), as soon as one runs."""
         while not self._running:  # noqa: ASYNC110  # all may be on their way back at once
             await asyncio.sleep(_RESTART_SECONDS)
-        process = list(self._running.values())[int(pick * len(self._running))]
+        self.tell(self.running[int(pick * len(self._running))], with_signal)
+
+    @property
+    def running(self) -> list[asyncio.subprocess.Process]:
+        """The workers that run now."""
+        return list(self._running.values())
+
+    def tell(self, process: asyncio.subprocess.Process, with_signal: signal.Signals) -> None:
+        """Send a signal to one of them."""
         self._told[process.pid] = with_signal
         process.send_signal(with_signal)
 
@@ -67,7 +78,7 @@ class Team:
             path = self._folder / f"worker-{place}-{self.started}.log"
             with path.open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
-                    _COMMAND, "worker", env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                    *self._command, env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
                 )
             self.started += 1
             self._running[place] = process

@@ -1,36 +1,17 @@
-"""The deployments of the acceptance tests, for those who do worse to them."""
+"""Processes that kill themselves at a named point."""
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
-
-
-def load(path: Path) -> ModuleType:
-    """A module by its file: under `--import-mode=importlib` tests have no names to import each other by."""
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-acceptance = load(HERE.parent / "acceptance" / "conftest.py")
-deployment = acceptance.deployment
-until_ = acceptance.until_
-call_fields_ = acceptance.call_fields_
-mortal_valkey = acceptance.mortal_valkey
 
 
 class Doomed:

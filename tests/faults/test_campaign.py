@@ -30,4 +30,4 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     }
     assert report["books"]["archived"] == report["calls"] == 150
     assert report["events"] > 10_000
-    assert sum(report["faults"].values()) == 6 + 3 + 2 + 8
+    assert sum(report["faults"].values()) == 6 + 3 + 2 + 8 + 2

@@ -146,6 +146,13 @@ class _Health:
         answers = {f'{{answer="{word}"}}': self.bridge.inquiry.answers[word] for word in Word}
         lines += _metric("questions_total", "counter", "questions to providers whether a call lives", answers)
         lines += _metric("ready", "gauge", "1 while both servers serve this worker", {"": int(not why)})
+        failovers = self.bridge.failovers
+        lines += _metric("redis_failovers_total", "counter", "failovers of Redis seen", {"": failovers.failovers})
+        if loss := failovers.latest:
+            lost = "bytes of Redis' replication that the last failover surely lost"
+            seconds = "how long before the last failover acknowledged writes may be missing"
+            lines += _metric("redis_possible_loss_seconds", "gauge", seconds, {"": loss.seconds})
+            lines += _metric("redis_lost_bytes", "gauge", lost, {"": loss.bytes})
         if waiting is not None:
             states_of_requests = {"due": waiting.due, "later": waiting.later, "leased": waiting.leased}
             lines += _metric("waiting", "gauge", "requests for a drain", _by_state(states_of_requests))

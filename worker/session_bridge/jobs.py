@@ -32,6 +32,7 @@ from session_bridge.contract.fields import FinalizedBy
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
+from session_bridge.recorder.address import pool_of
 from session_bridge.service import Bridge
 from session_bridge.upkeep.embed import Embedder, embedder_of
 from session_bridge.upkeep.loop import keep_up
@@ -114,8 +115,9 @@ async def _retire(bridge: Bridge) -> None:
 def queue_pool(bridge: Bridge) -> ArqRedis:
     """A client of the arq queue. JSON, for pickle would let whoever writes to that Redis run code here."""
     lasting: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, OSError]
-    pool = BlockingConnectionPool.from_url(
+    pool = pool_of(
         bridge.queue_redis_url,
+        BlockingConnectionPool,
         max_connections=16,
         socket_connect_timeout=5,
         socket_timeout=15,
@@ -194,6 +196,7 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     await make_partitions({"bridge": bridge})
     log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
     drains = asyncio.create_task(bridge.loop.run())
+    watching = asyncio.create_task(bridge.failovers.watch())
     arq = asyncio.create_task(_keep_arq_running(bridge))
     upkeep = asyncio.create_task(keep_up(bridge.settings, embedder))
     stopping = asyncio.create_task(stop.wait())
@@ -205,6 +208,7 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     for task in _beside:
         task.cancel()
     await asyncio.gather(*_beside, return_exceptions=True)
+    watching.cancel()
     while not arq.done():
         # A cancellation that meets arq within its own waiting can be swallowed there.
         arq.cancel()
@@ -213,7 +217,7 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
     for task in late:
         task.cancel()
-    results = await asyncio.gather(drains, arq, upkeep, stopping, return_exceptions=True)
+    results = await asyncio.gather(drains, arq, upkeep, stopping, watching, return_exceptions=True)
     await bridge.loop.finish(bridge.settings.shutdown_seconds)
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:

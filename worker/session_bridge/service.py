@@ -19,6 +19,7 @@ from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
 from session_bridge.errors import SettingsError, WrongArchiveError
 from session_bridge.live.budgets import BudgetBoard
+from session_bridge.live.failover import Failovers
 from session_bridge.live.overview import Overview
 from session_bridge.live.questions import QuestionRules, Questions
 from session_bridge.live.scan import SessionScan
@@ -56,6 +57,7 @@ class Bridge:
     money: Money
     readers: ArchiveConnections
     """Connections for those who only read: to the replica, if there is one, else `connections`."""
+    failovers: Failovers
 
     @property
     def queue_redis_url(self) -> str:
@@ -202,6 +204,7 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             board=board,
             money=money,
             readers=readers,
+            failovers=Failovers(redis, keys),
         )
         if check:
             await bridge.check()

@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from session_bridge.contract.fields import (
     DEFAULT_GRACE_SECONDS,
@@ -24,6 +23,7 @@ from session_bridge.contract.fields import (
 )
 from session_bridge.contract.keys import DEFAULT_NAMESPACE, DEFAULT_PREFIX, Keys
 from session_bridge.errors import SettingsError
+from session_bridge.recorder.address import check_address
 
 PREFIX = "SESSION_BRIDGE_"
 _LONGEST_SCHEMA = 63
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
-        description="Redis or Valkey that holds the live sessions (redis://, rediss:// or unix://)",
+        description="Redis or Valkey that holds the live sessions (redis://, rediss://, unix://, redis+sentinel://)",
     )
     database_url: str | None = Field(
         None,
@@ -168,11 +168,12 @@ class Settings(BaseSettings):
     def _redis_address(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                parse_url(value)
+                check_address(value)
             except ValueError as error:
                 # Its own words would quote the address, and with it the password.
                 raise ValueError(
-                    "not the address of a Redis: write redis://host:port/db, rediss:// or unix://"
+                    "not the address of a Redis: write redis://host:port/db, rediss://, unix:// or "
+                    "redis+sentinel://host:port,host:port/service/db"
                 ) from error
         return value
 

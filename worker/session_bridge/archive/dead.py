@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.sql import QUERIES
-from session_bridge.archive.writer import FetchField, in_pieces
+from session_bridge.archive.writer import in_pieces
+
+FetchFields: TypeAlias = Callable[[Sequence[bytes]], Awaitable[list[bytes]]]
+_FETCHED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,13 @@ async def bury(
     attempts: int,
     fields: Mapping[bytes, bytes],
     oversize: Mapping[bytes, int],
-    fetch_field: FetchField,
+    fetch_fields: FetchFields,
     at: datetime,
     known: bool,
 ) -> int | None:
     """Keep every field of a session raw, note in the book that it is dead, and return the dead session's id.
 
+    Those of `oversize` (name and size in bytes) are fetched in pieces, so that none but the largest has to be held.
     `known` says that the book had the call when it was looked up. None if it was retired since then: then nothing of
     it is kept.
     """
@@ -69,9 +74,10 @@ async def bury(
         )
         for piece in in_pieces(fields.items(), lambda field: len(field[1])):
             await run(connection, "keep_dead_fields", **_columns(dead_id, piece))
-        for name in oversize:
-            raw = await fetch_field(call_sid, name)
-            await run(connection, "keep_dead_fields", **_columns(dead_id, [(name, raw)]))
+        for some in in_pieces(oversize.items(), lambda field: field[1], piece_bytes=_FETCHED_BYTES):
+            names = [name for name, _ in some]
+            found = zip(names, await fetch_fields(names), strict=True)
+            await run(connection, "keep_dead_fields", **_columns(dead_id, list(found)))
         await run(connection, "forget_dead_before", call_sid=call_sid, dead_id=dead_id)
     return int(dead_id)
 

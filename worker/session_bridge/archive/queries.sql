@@ -103,7 +103,7 @@ INSERT INTO call_session_rejects (
     session_id, digest, call_sid, tenant_id, field, reason, error, size_bytes, field_raw, raw)
 SELECT * FROM unnest(
     %(session_id)s::uuid[], %(digest)s::bytea[], %(call_sid)s::text[], %(tenant_id)s::text[], %(field)s::text[],
-    %(reason)s::text[], %(error)s::text[], %(size_bytes)s::bigint[], %(field_raw)s::bytea[], %(raw)s::bytea[])
+    %(reason)s::text[], %(error)s::text[], %(size_bytes)s::bigint[], %(field_raw)b::bytea[], %(raw)b::bytea[])
 ON CONFLICT DO NOTHING;
 
 -- name: archived_rejects
@@ -129,7 +129,7 @@ RETURNING id;
 -- name: keep_dead_fields
 -- Its fields, raw.
 INSERT INTO dead_session_fields (dead_id, digest, field_raw, raw)
-SELECT %(dead_id)s, * FROM unnest(%(digest)s::bytea[], %(field_raw)s::bytea[], %(raw)s::bytea[])
+SELECT %(dead_id)s, * FROM unnest(%(digest)s::bytea[], %(field_raw)b::bytea[], %(raw)b::bytea[])
 ON CONFLICT DO NOTHING;
 
 -- name: forget_dead_before

@@ -191,12 +191,14 @@ async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], f
                 await run(connection, "keep_rejects", **_reject_columns([(call.book, whole)]))
 
 
-def in_pieces(items: Iterable[_Item], size: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+def in_pieces(
+    items: Iterable[_Item], size: Callable[[_Item], int], *, piece_bytes: int = _PIECE_BYTES
+) -> Iterator[list[_Item]]:
     """`items` in pieces that one statement can carry: PostgreSQL takes no message of a gigabyte."""
     piece: list[_Item] = []
     total = 0
     for item in items:
-        if piece and (total + size(item) > _PIECE_BYTES or len(piece) == _PIECE_ITEMS):
+        if piece and (total + size(item) > piece_bytes or len(piece) == _PIECE_ITEMS):
             yield piece
             piece, total = [], 0
         piece.append(item)

@@ -31,7 +31,7 @@ class Columns(msgspec.Struct):
         def __init__(self, **columns: object) -> None: ...
 
 
-class Event(Columns, kw_only=True, gc=False):
+class Event(Columns, kw_only=True, omit_defaults=True, gc=False):
     """One event: its id in its family, when it happened if that is known, and its fields by column name.
 
     `timestamp` is in the form of `contract.times.canonical_time`, which sorts as time does; `extra` has the fields that
@@ -74,6 +74,7 @@ def class_of(model: type[Any], columns: Sequence[str], computed: Sequence[str], 
         bases=(base,),
         rename={name: f"{_OURS}{name}" for name in computed},
         forbid_unknown_fields=True,
+        omit_defaults=True,
         kw_only=True,
         gc=False,
     )

@@ -102,6 +102,11 @@ class Keys:
         return f"{self.namespace}:spend:{call_sid}"
 
     @property
+    def failover(self) -> str:
+        """Hash: which writes may be missing since the last failover that a worker saw."""
+        return f"{self.namespace}:failover"
+
+    @property
     def wake(self) -> str:
         """Channel: a message here makes sleeping workers look at the ready set at once."""
         return f"{self.namespace}:wake"

@@ -24,6 +24,7 @@ from session_bridge.doctor.checks import (
     spell,
 )
 from session_bridge.errors import BridgeError
+from session_bridge.live.failover import recall_loss
 from session_bridge.live.sessions import redis_errors
 from session_bridge.service import addresses
 
@@ -188,6 +189,18 @@ async def _restart(patient: Patient) -> Answer:
     )
 
 
+async def _loss(patient: Patient) -> Answer:
+    loss = await recall_loss(patient.redis, patient.keys)
+    if loss is None:
+        return ok("no worker has seen a failover")
+    found = (
+        f"writes from {loss.since:%Y-%m-%d %H:%M:%S} to {loss.until:%H:%M:%S} UTC ({loss.seconds:g} s) may be missing "
+        f"since a failover, at least {loss.bytes} bytes of them"
+    )
+    do = f"recorders wrote theirs again; ask plain writers for theirs, then DEL {patient.keys.failover}"
+    return advice(found, do)
+
+
 async def _encrypted(patient: Patient) -> Answer:
     address = urlsplit(addresses(patient.settings)[0])
     if address.scheme == "unix" or is_loopback(address.hostname or "localhost"):
@@ -243,6 +256,7 @@ REDIS_CHECKS = (
     Check("redis.disk", "Redis' disk", _on_disk),
     Check("redis.evictions", "evictions", _evictions),
     Check("redis.restart", "restarts and failovers", _restart),
+    Check("redis.loss", "lost in a failover", _loss),
     Check("redis.tls", "TLS to Redis", _encrypted),
     Check("redis.writes", "Redis takes writes", _writes),
 )

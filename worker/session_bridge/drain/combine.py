@@ -63,9 +63,10 @@ def _name_status(call: Call) -> None:
     if "status" in state:
         state.setdefault("status_by", _WRITER)
     else:
-        # Who said it and in what order tell nothing about a status that was not said.
-        state.pop("status_by", None)
-        state.pop("status_sequence", None)
+        # Who said it and in what order tell nothing about a status that was not said; it stays among what nobody knows.
+        for name in ("status_by", "status_sequence"):
+            if name in state:
+                call.extra.setdefault(name, str(state.pop(name)))
 
 
 def _join(archived: Call, read: Call) -> None:

@@ -243,7 +243,8 @@ class Drainer:
             book = await look_up(self._connections, [claim.call_sid])
             [snapshot] = await self._live.read([claim])
             if snapshot.unread:
-                await self._live.read_huge(snapshot)
+                # Perhaps it is its size that killed the worker: it is buried without being held whole.
+                await self._live.outline(snapshot)
             error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
             await self._bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
             return
@@ -380,7 +381,7 @@ class Drainer:
             attempts=max(attempts, claim.times),
             fields=snapshot.fields,
             oversize=snapshot.oversize,
-            fetch_field=lambda _, name: self._live.oversize_field(snapshot, name),
+            fetch_fields=lambda names: self._live.oversize_fields(snapshot, names),
             at=moment,
             known=record is not None,
         )

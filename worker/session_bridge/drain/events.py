@@ -7,7 +7,7 @@ itself: as a plain one, or as the model sees it, or tolerantly, with what had to
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from decimal import Decimal
@@ -23,6 +23,7 @@ from session_bridge.contract.models import CHUNK_KNOWN, MOST_DIGITS, ChunkPart, 
 from session_bridge.contract.times import all_canonical, canonical_time
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Value
+from session_bridge.drain.repeats import drops_nothing, repeats_a_name
 from session_bridge.drain.values import MAX_DEPTH, dump_json, load_json
 
 _EVENT_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
@@ -69,6 +70,8 @@ def read_plain(model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]
         raise ValueError("U+0000 has to be taken out")
     decode = model.decode
     events = [decode(value) for value in values]
+    if not drops_nothing(joined, events):
+        raise ValueError("perhaps one name comes twice in an object")
     for event, event_id in zip(events, ids, strict=True):
         event.event_id = event_id.decode()
     if not all_canonical([event.timestamp for event in events]):
@@ -126,6 +129,7 @@ def read_any(model: FamilyModel, event_id: str, raw: bytes, rules: EventRules, c
     if _NUL not in raw:
         try:
             data = cast("dict[str, Value]", model.validator.validate_json(raw))
+            cleaned = repeats_a_name(raw)
         except ValidationError:
             # It takes the tolerant way to tell.
             data = None
@@ -144,7 +148,8 @@ def validate_leniently(model: FamilyModel, raw: bytes) -> tuple[dict[str, Value]
         word = role.strip().lower()
         if word != role or word in _ROLES:
             value["role"] = _ROLES.get(word, word)
-            value["role_raw"] = role
+            # A writer may have one of its own: then the field is kept raw beside it.
+            cleaned = value.setdefault("role_raw", role) != role or cleaned
     return cast("dict[str, Value]", model.validator.validate_python(value)), cleaned
 
 
@@ -176,9 +181,16 @@ def _moment(name: str, value: object, extra: dict[str, JsonValue], rules: EventR
     try:
         return canonical_time(value, rules.zone)
     except ValueError:
-        extra[f"{name}_raw"] = cast("JsonValue", value)
+        extra[_free_name(f"{name}_raw", extra)] = cast("JsonValue", value)
         call.doubtful = True
         return None
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    """`name`, made longer for as long as it is taken."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _to_milliseconds(data: dict[str, Value], rules: EventRules) -> None:

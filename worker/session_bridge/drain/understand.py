@@ -158,7 +158,8 @@ class _Reader:
         except ValueError:
             if name in TIME_FIELDS:
                 self._call.doubtful = True
-                self._call.extra[f"{name}_raw"] = text
+                # It is a reject too, so that a writer's own field of this name may stand here.
+                self._call.extra.setdefault(f"{name}_raw", text)
             raise
 
     def _state_value(self, name: str, text: str) -> Value:
@@ -249,7 +250,7 @@ class _Reader:
         self._call.rejects.append(Reject(field, raw, len(raw), reason, error))
 
     def _cleaned(self, field: bytes, raw: bytes) -> None:
-        error = "held U+0000, a lone surrogate or bytes that are not UTF-8; archived without them"
+        error = "held U+0000, a lone surrogate, bytes that are not UTF-8 or one name twice; archived without them"
         self._call.rejects.append(Reject(field, raw, len(raw), "cleaned", error, cleaned=True))
 
 

@@ -29,12 +29,22 @@ def load_json(raw: bytes) -> tuple[JsonValue, bool]:
     """Read JSON as tolerantly as nothing is lost by it; the flag says whether something had to be replaced.
 
     U+0000 is left out, a lone surrogate and bytes that are not UTF-8 become U+FFFD, as PostgreSQL can hold none of
-    them. Raises ValueError for what is not JSON, holds NaN or Infinity, or is nested too deep.
+    them; of a name that an object has twice, the last value stays. Raises ValueError for what is not JSON, holds NaN
+    or Infinity, or is nested too deep.
     """
     text, replaced = _decode(raw)
+
+    def as_object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+        nonlocal replaced
+        names = dict(pairs)
+        replaced = replaced or len(names) != len(pairs)
+        return names
+
     try:
         # Not strict: a line feed or a NUL that its writer did not escape is still meant.
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, strict=False)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, strict=False, object_pairs_hook=as_object
+        )
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     cleaned = _clean(value, 0)

@@ -10,6 +10,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedisUnavailableError, SettingsError, UnsupportedServerError, WrongArchiveError
 from session_bridge.live.sessions import redis_errors
+from session_bridge.recorder.address import client_of
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
 
@@ -17,7 +18,7 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
 def connect(url: str) -> Redis:
     """A client of the Redis at `url`; nothing is sent yet. Raises SettingsError if that is no address."""
     try:
-        client: Redis = Redis.from_url(
+        return client_of(
             url,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
@@ -27,7 +28,6 @@ def connect(url: str) -> Redis:
         )
     except ValueError as error:
         raise SettingsError(f"REDIS_URL is no address of a Redis: {error}") from error
-    return client
 
 
 async def require_usable(redis: Redis, where: str) -> None:

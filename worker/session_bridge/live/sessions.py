@@ -218,6 +218,15 @@ class LiveSessions:
         if self._redaction is not None:
             await asyncio.to_thread(_redact, self._redaction, snapshot)
 
+    async def outline(self, snapshot: Snapshot) -> None:
+        """Learn only what the fields of a session are called and how large they are: it may be more than memory holds.
+
+        All are in `oversize` then, and read when they are written down.
+        """
+        snapshot.unread = False
+        async with redis_errors():
+            await self._read_pieces(snapshot, outline=True)
+
     async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         for snapshot in snapshots:
@@ -233,7 +242,7 @@ class LiveSessions:
                     snapshot.whole = False
                     del snapshot.fields[name]
 
-    async def _read_pieces(self, snapshot: Snapshot) -> None:
+    async def _read_pieces(self, snapshot: Snapshot, *, outline: bool = False) -> None:
         key = self._key(snapshot.claim)
         snapshot.whole = False
         try:
@@ -249,7 +258,7 @@ class LiveSessions:
             lengths = await pipeline.execute()
             fitting = []
             for name, length in zip(piece, lengths, strict=True):
-                if length > self._max_field_bytes:
+                if outline or length > self._max_field_bytes:
                     snapshot.oversize[name] = length
                 else:
                     fitting.append((name, length))
@@ -266,19 +275,25 @@ class LiveSessions:
 
     async def oversize_field(self, snapshot: Snapshot, name: bytes) -> bytes:
         """The value of one field larger than the limit, as it is now; what is returned is what will be compared."""
-        async with redis_errors():
-            value = (
-                cast("bytes | None", await self._redis.execute_command("HGET", self._key(snapshot.claim), name)) or b""
-            )
-        snapshot.oversize_digests[name] = hashlib.sha1(value, usedforsecurity=False).hexdigest()
-        if self._redaction is not None:
-            try:
-                return await asyncio.to_thread(self._redaction.value, name, value)
-            except Exception as error:  # noqa: BLE001  # it may be the user's own function
-                raise RedactionError(
-                    f"a redactor failed with {type(error).__name__}: mend it, the call waits"
-                ) from None
+        [value] = await self.oversize_fields(snapshot, [name])
         return value
+
+    async def oversize_fields(self, snapshot: Snapshot, names: Sequence[bytes]) -> list[bytes]:
+        """The values of several such fields, one for each name."""
+        async with redis_errors():
+            read = await self._redis.execute_command("HMGET", self._key(snapshot.claim), *names)
+        values = [value or b"" for value in cast("list[bytes | None]", read)]
+        for name, value in zip(names, values, strict=True):
+            snapshot.oversize_digests[name] = hashlib.sha1(value, usedforsecurity=False).hexdigest()
+        if self._redaction is None:
+            return values
+        try:
+            return [
+                await asyncio.to_thread(self._redaction.value, name, value)
+                for name, value in zip(names, values, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001  # it may be the user's own function
+            raise RedactionError(f"a redactor failed with {type(error).__name__}: mend it, the call waits") from None
 
     async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:
         """Let go what was read and is now in the archive; what was written meanwhile stays, and is due again."""
@@ -393,6 +408,9 @@ def _pieces(snapshot: Snapshot) -> Iterator[list[Argument]]:
         # One whose value nobody asked for is working state, which goes without having been read.
         digest = snapshot.oversize_digests.get(name)
         piece += (name, b"#", digest) if digest else (name, b"~", length)
+        if len(piece) >= 3 * _FIELDS_AT_ONCE:
+            yield piece
+            piece = []
     yield piece
 
 

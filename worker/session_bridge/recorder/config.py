@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 
 from session_bridge.contract.fields import DEFAULT_GRACE_SECONDS, DEFAULT_TTL_SECONDS
 from session_bridge.contract.keys import DEFAULT_NAMESPACE, DEFAULT_PREFIX, Keys
+from session_bridge.recorder.address import client_of
 from session_bridge.recorder.spool import default_directory
 
 _CONNECT_SECONDS = 2.0
@@ -61,14 +62,13 @@ def directory_or_default(directory: str | Path | None) -> Path:
 
 def connect(url: str) -> Redis:
     """A client of our own; it does not retry by itself, because the flusher does."""
-    client: Redis = Redis.from_url(
+    return client_of(
         url,
         socket_connect_timeout=_CONNECT_SECONDS,
         socket_timeout=_ANSWER_SECONDS,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
     )
-    return client
 
 
 def address_of(client: Redis) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 _RUN_ID = re.compile(r"run_id:(\w+)")
@@ -30,6 +31,8 @@ class Connections:
     def __init__(self, client: Redis, *, owned: bool) -> None:
         self._client = client
         self._latest: _Name | None = None
+        self.expected: str | None = None
+        """The run of the server that connections are to lead to; one to another is refused, once."""
         self._given_up: set[_Name] = set()
         if owned:
             client.connection_pool.connection_kwargs["redis_connect_func"] = self._introduce
@@ -59,3 +62,7 @@ class Connections:
             await connection.send_command("INFO", "server")
             if run_id := _RUN_ID.search(str(await connection.read_response())):
                 self._latest = _Name(run_id[1], number)
+        if self._latest and self.expected and self._latest.run_id != self.expected:
+            # The driver replaces a connection that was closed while nobody used it, and would say nothing of it.
+            self.expected = None
+            raise RedisConnectionError("another server answers, or the same one after a restart")

@@ -12,6 +12,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
@@ -33,6 +34,7 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _SCAN_SECONDS = 30.0
 _LAST_TURN_SECONDS = 4.0
+_LOOK_SECONDS = 1.0
 
 working: set[Flusher] = set()
 """Those whose task runs, so that the end of the process finds what they hold."""
@@ -84,6 +86,9 @@ class Flusher:
         self._pause = _FIRST_PAUSE
         self._next_beat = self._loop.time() + pace.heartbeat_seconds
         self._next_scan = 0.0
+        self._next_look = 0.0
+        self._replication: dict[str, object] = {}
+        self._history: object = None
 
     # -- what recorders call ------------------------------------------------------------------------------------
 
@@ -265,7 +270,7 @@ class Flusher:
                 batch = backlog.oldest()
                 await self._deliver(batch, aged=self._aged)
                 backlog.settle(batch)
-                self._recent.remember(batch, self._loop.time())
+                await self._remember(batch)
             if self._adopted:
                 await self._replay_adopted()
         except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
@@ -286,19 +291,42 @@ class Flusher:
         pipe = self._client.pipeline(transaction=False)
         for command in batch.commands:
             pipe.execute_command(*command)
-        if self._server is None:
-            pipe.info("server")
+        asked = self._ask_server(pipe)
         try:
             async with asyncio.timeout(_ATTEMPT_SECONDS) as self._deadline:
                 answers = await pipe.execute(raise_on_error=False)
         finally:
             self._deadline = None
         refused = batch.refused(answers[: len(batch.commands)])
-        if self._server is None:
-            self._server = _run_id(answers[-1])
+        for what, answer in zip(asked, answers[len(batch.commands) :], strict=True):
+            if what == "server":
+                self._server = self._connections.expected = _run_id(answer)
+            elif isinstance(answer, dict):
+                self._replication = answer
         batch.settle()
         if refused:
             await self._set_aside([entry for entry in entries if entry.line.sid in refused], refused)
+
+    def _ask_server(self, pipe: Pipeline) -> list[str]:
+        """Ask with a batch what is not known of the server, and now and then how far its replicas are."""
+        asked = [] if self._server else ["server"]
+        if self._loop.time() >= self._next_look:
+            self._next_look = self._loop.time() + _LOOK_SECONDS
+            asked.append("replication")
+        for section in asked:
+            pipe.info(section)
+        return asked
+
+    async def _remember(self, batch: list[Entry]) -> None:
+        self._recent.remember(batch, self._loop.time())
+        told, self._replication = self._replication, {}
+        history = told.get("master_replid", self._history)
+        if self._history and history != self._history:
+            # A client that was lent found another server by itself.
+            self._recent.forget_replicas()
+            await self._deliver(self._recent.entries(), aged=True)
+        self._history = history
+        self._recent.replicated(told)
 
     async def _recognise(self) -> None:
         """Redis was away. If another server answers, write once more what the last one had only just acknowledged."""
@@ -311,10 +339,12 @@ class Flusher:
             await self._connections.close_there()
         if server and self._server and server != self._server:
             # Before all else: once something newer is written, what is older would only fill gaps.
+            self._recent.forget_replicas()
+            self._history = None
             entries = self._recent.entries()
             if entries:
                 await self._deliver(entries, aged=True)
-        self._server = server
+        self._server = self._connections.expected = server
 
     async def _set_aside(self, entries: list[Entry], refused: dict[str, Exception]) -> None:
         reasons = ", ".join(sorted({str(error) for error in refused.values()}))
@@ -371,7 +401,7 @@ class Flusher:
             entries = []
         if entries:
             await self._deliver(entries, aged=True)
-            self._recent.remember(entries, self._loop.time())
+            await self._remember(entries)
         try:
             await asyncio.to_thread(spool.remove, path)
         except OSError as error:
