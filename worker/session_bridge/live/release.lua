@@ -1,7 +1,7 @@
 -- Lets a live session go, whole, if it still holds what was read and its request still is the one that was claimed.
 -- KEYS: the live session, the ready set, the in-hand hash, the attempts hash, what a provider was
 -- asked of it.
--- ARGV: call SID, the claim's score, a separator, every field and value read, joined by that separator.
+-- ARGV: call SID, the claim's score, a separator, the SHA-1 of every field and value read, joined by that separator.
 -- The separator is random, so that no writer can arrange other fields to the same text.
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not score then
@@ -11,7 +11,7 @@ end
 if tonumber(score) ~= tonumber(ARGV[2]) then
   return 'requested'
 end
-if table.concat(redis.call('HGETALL', KEYS[1]), ARGV[3]) ~= ARGV[4] then
+if redis.sha1hex(table.concat(redis.call('HGETALL', KEYS[1]), ARGV[3])) ~= ARGV[4] then
   return 'changed'
 end
 redis.call('UNLINK', KEYS[1])

@@ -307,8 +307,9 @@ class LiveSessions:
                 for snapshot in whole:
                     sid = self._sid(snapshot.claim)
                     read = separator.join(chain.from_iterable(snapshot.as_read.items()))
+                    digest = hashlib.sha1(read, usedforsecurity=False).hexdigest()
                     keys = self._claim_keys(snapshot.claim)
-                    calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, read]))
+                    calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, digest]))
                 replies = await run(self._redis, calls)
             for snapshot, reply in zip(whole, replies, strict=True):
                 word = _word(reply)
