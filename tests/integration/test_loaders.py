@@ -145,7 +145,9 @@ async def rows_of(bridge: Any, sid: str) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_what_is_loaded_is_what_a_drain_archives(bridge: Any, seed: int) -> None:
+async def test_what_is_loaded_is_what_a_drain_archives(bridge_with: Any, seed: int) -> None:
+    # What nobody reported, a drain computes from rates; what is loaded costs what it says.
+    bridge = await bridge_with(rates=False)
     given = conversation(seed)
     await bridge.ask("drained", as_fields(given))
     await bridge.drain()

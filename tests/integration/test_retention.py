@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from session_bridge.archive.erasure import Erased, erase_calls
+from session_bridge.archive.erasure import Erased, Person, erase_calls
 from session_bridge.archive.migrations import migrate
 from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract import ids
@@ -398,7 +398,25 @@ async def test_every_table_that_belongs_to_a_call_is_one_that_retention_and_eras
         "AND NOT attisdropped"
     )
     known = {row["table_name"] for row in await bridge.rows("SELECT table_name FROM call_tables()")}
-    assert {row["relname"] for row in found} - known == {"call_sids"}
+    # The books of credits outlive calls; an erasure takes the user's name out of them.
+    assert {row["relname"] for row in found} - known == {"call_sids", "credit_transactions"}
+
+
+async def test_a_users_name_goes_from_the_books_of_credits_and_the_amounts_stay(bridge: Any) -> None:
+    keys = bridge.bridge.keys
+    await bridge.rows("SELECT grant_credits('acme', 'ada', 500, 'USD', 'for ada')")
+    await bridge.rows(
+        "INSERT INTO user_budget_settings (tenant_id, user_id, monthly_budget_cents) VALUES ('acme', 'ada', 9) RETURNING 1"
+    )
+    await bridge.redis.hset(keys.budget("acme", "ada"), "version", "1")
+    receipt = await erase(bridge.bridge, whom=[Person.of_user("ada")])
+    assert receipt.rows == {"credit_transactions": 1, "user_budget_settings": 1, "user_credits": 1}
+    assert receipt.redis == {"budgets": 1}
+    [entry] = await bridge.rows("SELECT user_id, amount_cents, note FROM credit_transactions")
+    [balance] = await bridge.rows("SELECT user_id, balance_cents FROM user_credits")
+    assert (entry["amount_cents"], entry["note"], balance["balance_cents"]) == (500, None, 500)
+    assert entry["user_id"] == balance["user_id"] != "ada"
+    assert not await bridge.rows("SELECT 1 FROM user_budget_settings")
 
 
 async def test_the_migration_goes_down_and_up_on_a_filled_database(aged: Any, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
 from session_bridge.recorder.address import pool_of
 from session_bridge.service import Bridge
+from session_bridge.tasks import end_tasks
 from session_bridge.upkeep.embed import Embedder, embedder_of
 from session_bridge.upkeep.loop import keep_up
 from session_bridge.upkeep.retention import retire
@@ -202,17 +203,8 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([drains, arq, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
     bridge.loop.stop()
-    stopping.cancel()
-    upkeep.cancel()
     # What a retention has begun the next one ends.
-    for task in _beside:
-        task.cancel()
-    await asyncio.gather(*_beside, return_exceptions=True)
-    watching.cancel()
-    while not arq.done():
-        # A cancellation that meets arq within its own waiting can be swallowed there.
-        arq.cancel()
-        await asyncio.wait({arq}, timeout=0.5)
+    await end_tasks(arq, upkeep, watching, stopping, *_beside)
     # Only a loop that has ended begins no batch after those that `finish` waits for.
     _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
     for task in late:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, TypeAlias, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import errors, sql
 
@@ -38,6 +38,7 @@ class Person:
     asked_by: Asked
     pattern: str
     mention: str
+    user_id: str | None = None
 
     @classmethod
     def of_number(cls, number: str) -> Person:
@@ -62,7 +63,7 @@ class Person:
             raise UnknownCallError("a user id is not empty")
         # As a column's whole value, or as a text within JSON.
         name = re.escape(user_id)
-        return cls("user", rf'(^|"){name}("|$)', rf"(^|[^\w.@-]){name}($|[^\w.@-])")
+        return cls("user", rf'(^|"){name}("|$)', rf"(^|[^\w.@-]){name}($|[^\w.@-])", user_id)
 
 
 @dataclass(slots=True)
@@ -95,6 +96,23 @@ async def calls_that_mention(connections: ArchiveConnections, person: Person) ->
             found.update(cast("str", row[0]) for row in rows)
         rows = await fetch(connection, "mentions_in_raw", pattern=person.mention)
     return found | {cast("str", row[0]) for row in rows}
+
+
+async def erase_account(connections: ArchiveConnections, user_id: str, erased: Erased) -> set[str]:
+    """Take a user's name out of the books of credits, and the budgets away; the tenants that may have told of them."""
+    alias = f"erased:{uuid4()}"
+    tenants = {""}
+    async with connections.transaction() as connection:
+        for name, table in (
+            ("anonymize_entries", "credit_transactions"),
+            ("anonymize_balances", "user_credits"),
+        ):
+            rows = await fetch(connection, name, user_id=user_id, alias=alias)
+            erased.rows[table] += len(rows)
+            tenants |= {cast("str", row[0]) for row in rows}
+        rows = await fetch(connection, "erase_budgets", user_id=user_id)
+        erased.rows["user_budget_settings"] += len(rows)
+        return tenants | {cast("str", row[0]) for row in rows + await fetch(connection, "tenants")}
 
 
 async def erase_calls(connections: ArchiveConnections, call_sids: Sequence[str], erased: Erased) -> None:

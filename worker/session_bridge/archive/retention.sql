@@ -213,3 +213,19 @@ FROM session_bridge_partitioned_tables AS ours
 JOIN pg_inherits ON inhparent = to_regclass(quote_ident(ours.table_name))
 JOIN pg_class AS child ON child.oid = inhrelid
 ORDER BY ours.table_name, child.relname;
+
+-- name: anonymize_entries
+-- A user's entries stay in the books of credits, without the user.
+UPDATE credit_transactions SET user_id = %(alias)s, note = NULL WHERE user_id = %(user_id)s RETURNING tenant_id;
+
+-- name: anonymize_balances
+-- A user's balances stay too, or the entries would not add up to them.
+UPDATE user_credits SET user_id = %(alias)s WHERE user_id = %(user_id)s RETURNING tenant_id;
+
+-- name: erase_budgets
+-- A user's budgets go.
+DELETE FROM user_budget_settings WHERE user_id = %(user_id)s RETURNING tenant_id;
+
+-- name: tenants
+-- Every tenant that the book knows: a user's budget may be told under any of them.
+SELECT DISTINCT coalesce(tenant_id, '') FROM call_sids;

@@ -65,8 +65,9 @@ def _name_status(call: Call) -> None:
     else:
         # Who said it and in what order tell nothing about a status that was not said; it stays among what nobody knows.
         for name in ("status_by", "status_sequence"):
-            if name in state:
-                call.extra.setdefault(name, str(state.pop(name)))
+            said = state.pop(name, None)
+            if said is not None and "status_raw" not in state:
+                call.extra.setdefault(name, str(said))
 
 
 def _join(archived: Call, read: Call) -> None:

@@ -24,6 +24,7 @@ from session_bridge.drain.drainer import Drainer, place_of
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.live.overview import Overview
 from session_bridge.live.sessions import Claim, Claims, LiveSessions, Queue
+from session_bridge.tasks import end_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +68,7 @@ class DrainLoop:
             while not self._stopping.is_set():
                 await self._look()
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await end_tasks(*beside)
             await _close(channel)
             with contextlib.suppress(RedisUnavailableError):
                 await self.overview.leaves(self.name)

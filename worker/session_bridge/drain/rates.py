@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from session_bridge.archive.tables import Row
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.rates import DEFAULT_CURRENCY, Line, RateBook, Service, Tariff
+from session_bridge.contract.rates import DEFAULT_CURRENCY, WHOLE_CALL, Line, RateBook, Service, Tariff
 from session_bridge.contract.usage import Connection, Meter, lines_of, metrics_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call
@@ -30,6 +30,8 @@ _EXACT = Context(prec=80)
 _NONE = Decimal(0)
 _WHOLE = 1e12
 _LINE = frozenset((Service.TELEPHONY.value, Service.STT.value))
+# Platforms whose report of a call names all that it cost, under words of their own.
+_BILL_WHOLE_CALLS = frozenset(("vapi", "retell", "elevenlabs"))
 # Who ended so, and never answered, was never connected.
 _UNREACHED = frozenset((Status.BUSY, Status.NO_ANSWER, Status.CANCELED, Status.FAILED))
 
@@ -62,6 +64,8 @@ def costs_of(call: Call, rates: RateBook) -> dict[str, Cost]:
     with localcontext(_EXACT):
         costs: dict[str, Cost] = {}
         charges = _reported(costs, events, tariff)
+        if costs and call.state.get("provider") in _BILL_WHOLE_CALLS:
+            charges.services |= WHOLE_CALL
         if tariff:
             _compute(costs, charges, tariff, call)
         return {

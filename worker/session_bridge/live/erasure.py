@@ -18,6 +18,7 @@ from session_bridge.live.sessions import redis_errors
 
 _PARTICIPANT = f"{Family.PARTICIPANT}:".encode()
 _AT_ONCE = 500
+_KINDS = ("sessions", "notes", "requests", "checkpoints", "opened", "in_hand", "attempts")
 
 
 class Forgetting:
@@ -108,15 +109,22 @@ class Forgetting:
                 pipeline = self._redis.pipeline(transaction=True)
                 for sid in some:
                     pipeline.execute_command("UNLINK", self._key(sid))
+                    pipeline.execute_command("UNLINK", _raw(keys.spend(sid)), _raw(keys.asked(sid)))
                     for queue in (keys.ready, keys.checkpoints, keys.opened):
                         pipeline.execute_command("ZREM", queue, _raw(sid))
                     for counters in (keys.in_hand, keys.attempts):
                         pipeline.execute_command("HDEL", counters, _raw(sid))
                 replies = cast("list[int]", await pipeline.execute())
-            for place, kind in enumerate(("sessions", "requests", "checkpoints", "opened", "in_hand", "attempts")):
-                gone[kind] += sum(replies[place::6])
+            for place, kind in enumerate(_KINDS):
+                gone[kind] += sum(replies[place :: len(_KINDS)])
         gone["jobs"] += await self._forget_jobs(set(call_sids))
         return gone
+
+    async def forget_user(self, user_id: str, tenant_ids: Collection[str]) -> Counter[str]:
+        """Remove what recorders were told of a user's budget."""
+        async with redis_errors():
+            budgets = [self._keys.budget(tenant_id, user_id) for tenant_id in tenant_ids]
+            return Counter(budgets=int(await self._redis.execute_command("UNLINK", *budgets)))
 
     async def _forget_jobs(self, call_sids: Collection[str]) -> int:
         """Remove the arq jobs that name one of these calls."""

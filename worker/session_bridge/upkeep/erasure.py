@@ -29,6 +29,7 @@ from session_bridge.archive.erasure import (
     Person,
     calls_of_person,
     calls_that_mention,
+    erase_account,
     erase_calls,
     erase_unused_contents,
     vacuum,
@@ -100,6 +101,10 @@ async def erase(
                 from_redis += await forgetting.forget(some)
                 progress("erasing", erased.calls)
             wanted.clear()
+        for person in whom:
+            if person.user_id is not None:
+                tenants = await erase_account(connections, person.user_id, erased)
+                from_redis += await forgetting.forget_user(person.user_id, tenants)
         progress("chunk texts", erased.calls)
         receipt.chunk_texts = await _erase_contents(connections, erased)
         if vacuuming and erased.calls:

@@ -1,0 +1,20 @@
+"""Ending what runs beside."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+_PATIENCE_SECONDS = 0.5
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel `tasks`, and return when they have ended.
+
+    A cancellation that meets a task in the moment in which it gets an answer can be swallowed by what waited for that
+    answer, and the task goes on: so it is cancelled again until it is done.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_PATIENCE_SECONDS)
