@@ -19,3 +19,4 @@ DROP VIEW call_analytics;
 DROP VIEW active_calls_summary;
 DROP FUNCTION archived_days();
 DROP INDEX call_sessions_user_id;
+ALTER TABLE call_cost_breakdowns DROP COLUMN reported_cents, DROP COLUMN computed_cents, DROP COLUMN computed;

@@ -3,6 +3,12 @@
 -- A view that is asked about one call reaches that call's partitions alone; one that is asked about days reads those
 -- days alone, by the time in the session's id.
 
+-- Beside what holds: what was reported, what the rates say of everything, and how each of the latter came about.
+ALTER TABLE call_cost_breakdowns
+    ADD COLUMN reported_cents numeric(24, 10),
+    ADD COLUMN computed_cents numeric(24, 10),
+    ADD COLUMN computed       jsonb;
+
 -- A user's last calls, get_conversation_stats(), and what a user has spent. A user id has at most 255 characters, for a
 -- btree refuses a long text, and with it the call.
 CREATE INDEX call_sessions_user_id ON call_sessions (user_id, id) WHERE user_id IS NOT NULL;
@@ -554,8 +560,9 @@ BEGIN
     END IF;
     IF given ? 'costs' THEN
         DELETE FROM call_cost_breakdowns WHERE session_id = book.session_id;
-        INSERT INTO call_cost_breakdowns (session_id, currency, tenant_id, by_service, total_cost_cents)
-        SELECT book.session_id, currency, book.tenant_id, jsonb_object_agg(service, cents::text), sum(cents)
+        INSERT INTO call_cost_breakdowns (
+            session_id, currency, tenant_id, by_service, total_cost_cents, reported_cents)
+        SELECT book.session_id, currency, book.tenant_id, jsonb_object_agg(service, cents::text), sum(cents), sum(cents)
         FROM (
             SELECT currency, service, sum(coalesce(amount_cents, usage * unit_price_cents)) AS cents
             FROM call_cost_events

@@ -5,6 +5,5 @@ DROP VIEW user_budget_status;
 DROP FUNCTION user_spend(text, text, text, timestamptz, timestamptz);
 DROP TABLE user_budget_settings;
 DROP FUNCTION note_budget_change();
-ALTER TABLE call_cost_breakdowns DROP COLUMN reported_cents, DROP COLUMN computed_cents, DROP COLUMN computed;
 DROP TABLE provider_rates;
 DROP TYPE session_bridge_textrange;

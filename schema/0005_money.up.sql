@@ -35,12 +35,6 @@ INSERT INTO provider_rates (service, provider, model, unit, price_cents, valid_f
     ('llm', 'cerebras', '', '1m_tokens', 10, '2025-01-01 00:00:00+00'),
     ('tts', 'elevenlabs', '', '1k_characters', 15, '2025-01-01 00:00:00+00');
 
--- Beside what holds: what was reported, what the rates say of everything, and how each of the latter came about.
-ALTER TABLE call_cost_breakdowns
-    ADD COLUMN reported_cents numeric(24, 10),
-    ADD COLUMN computed_cents numeric(24, 10),
-    ADD COLUMN computed       jsonb;
-
 -- What a user may spend in a month, where the warning is, and what one call may cost. The worker adds up the month.
 CREATE TABLE user_budget_settings (
     tenant_id            text NOT NULL DEFAULT '',

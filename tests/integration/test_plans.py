@@ -382,6 +382,7 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
         "keep_contents": {"tenant_id": one["tenant"], "hashes": ["\\x00"]},
         "enter_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "error": "e", "reason": "r"},
         "mark_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},
+        "enter_dead_call": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},
         "enter_journal": {"session_id": session_id, "at": now},
         **{
             name: {"call_sid": sid, "session_id": session_id}
@@ -392,7 +393,7 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
     others = set(QUERIES) - set(ABOUT_EVERYTHING) - COVERED - OF_OPERATORS
     assert others
     for name in sorted(others):
-        wanted = set(re.findall(r"%\((\w+)\)s", QUERIES[name].decode()))
+        wanted = set(re.findall(r"%\((\w+)\)[sb]", QUERIES[name].decode()))
         values = given | alone.get(name, {})
         scans = explainer.of(QUERIES[name], {key: values[key] for key in wanted} or None)
         assert not explainer.read_whole(scans), name

@@ -406,7 +406,8 @@ async def test_a_users_name_goes_from_the_books_of_credits_and_the_amounts_stay(
     keys = bridge.bridge.keys
     await bridge.rows("SELECT grant_credits('acme', 'ada', 500, 'USD', 'for ada')")
     await bridge.rows(
-        "INSERT INTO user_budget_settings (tenant_id, user_id, monthly_budget_cents) VALUES ('acme', 'ada', 9) RETURNING 1"
+        "INSERT INTO user_budget_settings (tenant_id, user_id, monthly_budget_cents) VALUES ('acme', 'ada', 9) "
+        "RETURNING 1"
     )
     await bridge.redis.hset(keys.budget("acme", "ada"), "version", "1")
     receipt = await erase(bridge.bridge, whom=[Person.of_user("ada")])
