@@ -324,9 +324,7 @@ def test_a_readers_search_uses_the_index_of_words(
             assert not explainer.read_whole(scans), (role, place)
 
 
-def test_a_readers_call_is_one_partition(
-    explainer: Explainer, one: dict[str, Any], reader: Callable[..., str]
-) -> None:
+def test_a_readers_call_is_one_partition(explainer: Explainer, one: dict[str, Any], reader: Callable[..., str]) -> None:
     roles = [reader("tenant", one["tenant"] or "acme"), reader("all"), reader("user", None, "user-7")]
     for role in roles:
         for relation in ("call_sessions", "call_analytics", "call_flow", "call_timeline", "call_messages"):

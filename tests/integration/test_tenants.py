@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -31,12 +31,20 @@ SELECT nspname, relname FROM pg_class JOIN pg_namespace AS home ON home.oid = re
 WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname !~ '^(pg_|information_schema$)'
 ORDER BY 1, 2"""
 FUNCTIONS = """\
-SELECT nspname, proname, array(SELECT format_type(unnest(proargtypes), NULL))
+SELECT DISTINCT nspname, proname, (array(SELECT format_type(unnest(proargtypes), NULL)))[:given]
 FROM pg_proc JOIN pg_namespace AS home ON home.oid = pronamespace
+-- All that it takes, and only what it must have.
+CROSS JOIN LATERAL unnest(ARRAY[pronargs, pronargs - pronargdefaults]) AS given
 WHERE nspname !~ '^(pg_|information_schema$)' AND prokind = 'f' AND prorettype <> 'trigger'::regtype
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e')
 ORDER BY 1, 2, 3"""
 
+# How long a call has been running changes by itself.
+WAYS = {
+    "": "SELECT (to_jsonb(t) - 'running_seconds')::text FROM {} AS t",
+    " by a function": "SELECT count(*) FROM {} AS t WHERE pg_temp.leak((to_jsonb(t) - 'running_seconds')::text)",
+    " by COPY": "COPY (SELECT to_jsonb(t) - 'running_seconds' FROM {} AS t) TO STDOUT",
+}
 # A function that tells of each row it is asked about, and looks cheap: the planner would ask it first, if it might.
 LEAK = """\
 CREATE FUNCTION pg_temp.leak(seen text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001
@@ -65,15 +73,10 @@ class Prying:
         connection = self.connection
         found: dict[str, list[str]] = {}
         for schema, name in connection.execute(RELATIONS).fetchall():
-            relation = sql.Identifier(schema, name)
-            # How long a call has been running changes by itself.
-            read = sql.SQL("SELECT (to_jsonb(t) - 'running_seconds')::text FROM {} AS t").format(relation)
-            leak = sql.SQL("SELECT count(*) FROM {} AS t WHERE pg_temp.leak((to_jsonb(t) - 'running_seconds')::text)")
-            found[f"{schema}.{name}"] = self._try(lambda read=read: connection.execute(read).fetchall())  # type: ignore[misc]
-            self.notices.clear()
-            self._try(lambda leak=leak.format(relation): connection.execute(leak).fetchall())  # type: ignore[misc]
-            found[f"{schema}.{name} by a function"] = sorted(self.notices)
-            found[f"{schema}.{name} by COPY"] = self._try(lambda relation=relation: self._copied(relation))  # type: ignore[misc]
+            for way, statement in WAYS.items():
+                self.notices.clear()
+                rows = self._rows(sql.SQL(statement).format(sql.Identifier(schema, name)))
+                found[f"{schema}.{name}{way}"] = rows + sorted(self.notices)
         for schema, name, types in connection.execute(FUNCTIONS).fetchall():
             for text in given:
                 arguments = [argument(type_, text) for type_ in types]
@@ -82,23 +85,18 @@ class Prying:
                     sql.SQL(", ").join(sql.SQL("%s::" + type_) for type_ in types),
                 )
                 # What it writes, if it may, is not kept.
-                with contextlib.suppress(psycopg.Rollback), connection.transaction(force_rollback=True):
-                    found[f"{schema}.{name}({', '.join(types)}) of {text}"] = self._try(
-                        lambda call=call, arguments=arguments: connection.execute(call, arguments).fetchall()  # type: ignore[misc]
-                    )
+                with connection.transaction(force_rollback=True):
+                    found[f"{schema}.{name}({', '.join(types)}) of {text}"] = self._rows(call, arguments)
         return found
 
-    def _copied(self, relation: sql.Identifier) -> list[tuple[str]]:
-        rows = sql.SQL("COPY (SELECT to_jsonb(t) - 'running_seconds' FROM {} AS t) TO STDOUT").format(relation)
-        with self.connection.cursor().copy(rows) as copy:
-            return [(bytes(block).decode(),) for block in copy]
-
-    def _try(self, what: Callable[[], list[tuple[Any, ...]]]) -> list[str]:
+    def _rows(self, statement: sql.Composed, arguments: Sequence[Any] = ()) -> list[str]:
+        """What a statement answers, or why it does not."""
         try:
-            if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
-                with self.connection.transaction():
-                    return sorted(str(row[0]) for row in what())
-            return sorted(str(row[0]) for row in what())
+            with self.connection.transaction(), self.connection.cursor() as cursor:
+                if arguments or not statement.as_string().startswith("COPY"):
+                    return sorted(str(row[0]) for row in cursor.execute(statement, arguments or None).fetchall())
+                with cursor.copy(statement) as copy:
+                    return sorted(bytes(block).decode() for block in copy)
         except psycopg.Error as error:
             return [f"{error.sqlstate}: {error.diag.message_primary}"]
 
@@ -111,7 +109,7 @@ def argument(type_: str, text: str) -> Any:
     if type_ in ("text", "name", "character varying"):
         return text
     if type_ == "uuid":
-        return text if len(text) == len(str(uuid4())) and text.count("-") == 4 else None  # noqa: PLR2004
+        return text if len(text) == len(str(uuid4())) and text.count("-") == 4 else None
     return {
         "text[]": [text],
         "uuid[]": [],
@@ -172,7 +170,7 @@ class Archive:
         self.bridge = bridge
         self.url = url
         self.connections = bridge.bridge.connections
-        self.prefix = conninfo_to_dict(url)["dbname"]
+        self.prefix = str(conninfo_to_dict(url)["dbname"])
         self._opened: list[Prying] = []
 
     def role(self, name: str) -> str:
@@ -183,7 +181,7 @@ class Archive:
         self.run(sql.SQL("CREATE ROLE {} LOGIN " + attributes).format(sql.Identifier(self.role(name))))
         return self.role(name)
 
-    async def reader(self, name: str, sees: Any = "tenant", **what: str) -> str:
+    async def reader(self, name: str, sees: Any = "tenant", **what: Any) -> str:
         await let_read(self.connections, Reader(self.make(name), sees, **what))
         return self.role(name)
 
@@ -194,7 +192,7 @@ class Archive:
         self._opened.append(Prying(self.url_of(name)))
         return self._opened[-1]
 
-    def run(self, statement: str | sql.Composable, *parameters: Any) -> list[tuple[Any, ...]]:
+    def run(self, statement: str | sql.Composed, *parameters: Any) -> list[tuple[Any, ...]]:
         """As the owner."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             given = statement.encode() if isinstance(statement, str) else statement
@@ -250,9 +248,7 @@ async def archive(bridge: Any, database_url: str) -> AsyncIterator[Archive]:
 def told_of(found: dict[str, list[str]], *marks: str) -> dict[str, list[str]]:
     """Where one of these occurs, as text or as bytes in hexadecimal."""
     every = [mark for text in marks for mark in (text, text.encode().hex())]
-    return {
-        where: rows for where, rows in found.items() if any(mark in row.lower() for row in rows for mark in every)
-    }
+    return {where: rows for where, rows in found.items() if any(mark in row.lower() for row in rows for mark in every)}
 
 
 ATTEMPTS = {
@@ -311,7 +307,7 @@ async def test_a_reader_sees_nothing_of_another_tenant(archive: Archive) -> None
     seen = set(told_of(readers["nothing"].found(given), "amberwood"))
     names = ("call_sessions", "call_messages", "call_analytics", "call_timeline", "call_flow", "call_embeddings")
     assert seen >= {f"public.{name}{way}" for name in names for way in ("", " by a function", " by COPY")}
-    assert {"public.rag_chunk_contents", "public.user_credits", "public.agent_performance"} <= seen
+    assert {"public.rag_chunk_contents", "public.credit_transactions", "public.agent_performance"} <= seen
     assert {name.partition("(")[0] for name in seen} >= {"public.search_calls", "public.search_messages"}
 
 
@@ -352,7 +348,9 @@ async def test_partitions_and_later_tables_stay_closed(archive: Archive) -> None
         "PARTITION BY RANGE (session_id)"
     )
     archive.run("SELECT partition_by_month('call_moods')")
-    archive.run("INSERT INTO call_moods VALUES (gen_random_uuid(), 'amber', 'good'), (gen_random_uuid(), 'birch', 'bad')")
+    archive.run(
+        "INSERT INTO call_moods VALUES (gen_random_uuid(), 'amber', 'good'), (gen_random_uuid(), 'birch', 'bad')"
+    )
     assert archive.run("SELECT * FROM archive_exposures()") != []
     archive.run("SELECT protect_archive()")
     assert archive.run("SELECT * FROM archive_exposures()") == []
@@ -386,14 +384,16 @@ async def test_everything_in_the_schema_is_known(archive: Archive) -> None:
         *("reader_scope", "reader_calls", "deleted_session_ids", "search_calls_for_reader"),
         *("search_messages_for_reader", "search_chunks_for_reader", "search_calls_by_meaning_for_reader"),
     }
-    unsafe = archive.run("SELECT proname FROM pg_proc WHERE prosecdef AND NOT proconfig::text ~ 'search_path=.*pg_temp'")
+    unsafe = archive.run(
+        "SELECT proname FROM pg_proc WHERE prosecdef AND NOT proconfig::text ~ 'search_path=.*pg_temp'"
+    )
     assert unsafe == []
 
 
 async def test_who_is_let_to_sees_its_own_part(archive: Archive) -> None:
     for sid, tenant, user in (("1", "amber", "ann"), ("2", "amber", "bob"), ("3", "birch", "ann"), ("4", None, "cy")):
         await archive.add(sid, tenant, user)
-    more = {"participant:2": {"identity": "x", "user_id": "ann"}, "participant:3": {"identity": "bob"}}
+    more: dict[str, Any] = {"participant:2": {"identity": "x", "user_id": "ann"}, "participant:3": {"identity": "bob"}}
     await archive.add("5", "amber", "dan", **more)
     await archive.reader("everything", "all")
     await archive.reader("amber", tenant="amber")
@@ -401,12 +401,20 @@ async def test_who_is_let_to_sees_its_own_part(archive: Archive) -> None:
     await archive.reader("ann of amber", "user", user="ann", tenant="amber")
     await archive.reader("ann who took part", "participant", user="ann")
     await archive.reader("bob", "participant", user="bob", tenant="amber")
-    archive.run(sql.SQL("GRANT {} TO {}").format(
-        sql.Identifier(f"{archive.prefix}_reader"), sql.Identifier(archive.make("unmapped"))))
+    archive.run(
+        sql.SQL("GRANT {} TO {}").format(
+            sql.Identifier(f"{archive.prefix}_reader"), sql.Identifier(archive.make("unmapped"))
+        )
+    )
 
     for name, wanted in {
-        "everything": "12345", "amber": "125", "ann": "13", "ann of amber": "1", "ann who took part": "135",
-        "bob": "25", "unmapped": "",
+        "everything": "12345",
+        "amber": "125",
+        "ann": "13",
+        "ann of amber": "1",
+        "ann who took part": "135",
+        "bob": "25",
+        "unmapped": "",
     }.items():
         reader = archive.pry(name).connection
 
@@ -501,7 +509,9 @@ async def test_who_cannot_be_bound_cannot_be_a_reader(archive: Archive) -> None:
         await let_read(archive.connections, Reader(archive.role("someone"), "tenant"))
     with pytest.raises(RolesError, match="syntax error"):
         await let_read(archive.connections, Reader(archive.role("someone"), "tenant", tenant_from="what ever ("))
-    archive.run(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(await archive.reader("later", tenant="amber"))))
+    archive.run(
+        sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(await archive.reader("later", tenant="amber")))
+    )
     _, found, exposed = await roles(archive.connections)
     assert {role.kind: role.above_policies for role in found} == {"owner": False, "writer": True, "reader": False}
     assert [(one.what, one.problem) for one in exposed] == [
@@ -567,7 +577,7 @@ async def test_readers_run_no_function_that_writes(archive: Archive) -> None:
 
 
 async def test_who_may_make_no_roles_may_migrate(empty_database_url: str) -> None:
-    name = conninfo_to_dict(empty_database_url)["dbname"]
+    name = str(conninfo_to_dict(empty_database_url)["dbname"])
     plain = sql.Identifier(f"{name} plain")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN NOCREATEROLE").format(plain))
@@ -587,15 +597,20 @@ async def test_the_archive_is_given_to_its_owner(archive: Archive) -> None:
     await archive.add("1", "amber", "u")
     assert await create_roles(archive.connections, archive.prefix, give_ownership=True) is None
     owner = f"{archive.prefix}_owner"
-    assert archive.run(
-        "SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relowner <> %s::regrole",
-        owner,
-    ) == []
+    assert (
+        archive.run(
+            "SELECT relname FROM pg_class WHERE relowner <> %s::regrole AND relnamespace = 'public'::regnamespace",
+            owner,
+        )
+        == []
+    )
     login = sql.Identifier(archive.make("keeper"))
     archive.run(sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), login))
     await archive.reader("amber", tenant="amber")
     assert archive.pry("amber").connection.execute("SELECT call_sid FROM call_sessions").fetchall() == [("1",)]
-    assert archive.pry("keeper").connection.execute("SELECT call_sid FROM search_calls('refund')").fetchall() == [("1",)]
+    assert archive.pry("keeper").connection.execute("SELECT call_sid FROM search_calls('refund')").fetchall() == [
+        ("1",)
+    ]
     archive.run("CREATE TABLE orders (tenant_id text)")
     with pytest.raises(RolesError, match="tables of others"):
         await create_roles(archive.connections, archive.prefix, give_ownership=True)

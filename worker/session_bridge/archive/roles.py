@@ -127,6 +127,8 @@ def _ours() -> Iterator[None]:
             "a reader sees all, or one tenant's calls, or one user's: name a tenant or a user, and each only once"
         ) from error
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
-        raise RolesError(f"{error.diag.message_primary}: {error.diag.message_hint or 'look at what was given'}") from error
+        raise RolesError(
+            f"{error.diag.message_primary}: {error.diag.message_hint or 'look at what was given'}"
+        ) from error
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         raise RolesError(f"{error.diag.message_primary}: {error.diag.message_hint}") from error
