@@ -43,7 +43,7 @@ def role(database_url: str) -> Iterator[Callable[..., str]]:
 
 def test_a_tenant_reads_its_own_calls(deployment: Any, database_url: str, role: Callable[..., str]) -> None:
     prefix = str(conninfo_to_dict(database_url)["dbname"])
-    given = {"SESSION_BRIDGE_ROLE_PREFIX": prefix}
+    given = {"ROLE_PREFIX": prefix}
     worker = deployment.worker()
     for sid, tenant in (("CA1", "acme"), ("CA2", "bolt")):
         deployment.write(sid, fields(tenant))
