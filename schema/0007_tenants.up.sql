@@ -360,7 +360,6 @@ CREATE FUNCTION functions_for_writers() RETURNS SETOF regprocedure
     SELECT oid::regprocedure FROM pg_proc
     WHERE pronamespace = to_regnamespace(quote_ident(current_schema())) AND proname IN (
         'partition_by_month', 'attach_monthly_partition', 'create_monthly_partition', 'create_monthly_partitions',
-        'missing_monthly_partitions', 'late_monthly_partitions',
         'refresh_archive_views', 'prepare_semantic_search', 'forget_embedding_model',
         'batch_insert_conversations', 'upsert_conversation', 'summarize_call', 'number_events', 'grant_credits',
         'make_compatibility_views', 'drop_compatibility_views',
