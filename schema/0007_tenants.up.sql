@@ -136,8 +136,8 @@ BEGIN
     ) AS registered (table_name);
     RETURN QUERY
         SELECT class.oid::regclass, CASE
-            -- A reader's command asks it first.
-            WHEN relname = 'session_bridge_migrations' THEN 'open'
+            -- Any command asks the first; which months are missing must not seem to be none.
+            WHEN relname IN ('session_bridge_migrations', 'session_bridge_partitioned_tables') THEN 'open'
             -- What came raw, or was not understood, and what is said to those who run the bridge.
             WHEN relname IN ('call_session_rejects', 'dead_sessions', 'dead_session_fields', 'call_journal')
                 OR relname LIKE 'session\_bridge\_%' THEN 'closed'
