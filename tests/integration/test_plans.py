@@ -11,7 +11,7 @@ import importlib.util
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -94,10 +94,12 @@ class Explainer:
         if plan:
             self._scans.add(json.loads(text)["Plan"])
 
-    def of(self, statement: str | bytes, parameters: Any = None) -> Scans:
-        """What this statement reads."""
+    def of(self, statement: str | bytes, parameters: Any = None, role: str | None = None) -> Scans:
+        """What this statement reads, run by a role if one is named."""
         self._scans = Scans()
         with self._connection.transaction(force_rollback=True):
+            if role is not None:
+                self._connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
             self._connection.execute(statement if isinstance(statement, bytes) else statement.encode(), parameters)
         return self._scans
 
@@ -285,10 +287,69 @@ def test_what_was_archived_lately_is_found_by_an_index(explainer: Explainer, one
     assert not explainer.read_whole(scans)
 
 
+# -- for readers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reader(filled_url: str, explainer: Explainer) -> Iterator[Callable[..., str]]:
+    """Makes a role that sees this, and no more."""
+    made = ["plans_owner", "plans_writer", "plans_reader"]
+    with psycopg.connect(filled_url, autocommit=True) as connection:
+        connection.execute("SELECT create_archive_roles('plans')")
+
+        def make(sees: str, tenant: str | None = None, whose: str | None = None) -> str:
+            name = f"plans {sees} {tenant} {whose}"
+            if name not in made:
+                connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+                connection.execute("SELECT let_read(%s, %s, %s, %s)", (name, sees, tenant, whose))
+                made.append(name)
+            return name
+
+        yield make
+        for name in reversed(made):
+            connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+def test_a_readers_search_uses_the_index_of_words(
+    explainer: Explainer, one: dict[str, Any], reader: Callable[..., str]
+) -> None:
+    for role in (reader("tenant", "acme"), reader("all")):
+        for place, query, index in (
+            ("calls", "appointment doctor", "search_words"),
+            ("messages", "appointment doctor", "search_words"),
+            ("chunks", "branch opens", "search_words"),
+        ):
+            statement = f"SELECT * FROM search_{place}(%s, since => %s)"
+            scans = explainer.of(statement, [query, one["week"]], role)
+            assert any(index in name for name in scans.indexes) or place == "chunks", (role, place, scans)
+            assert not explainer.read_whole(scans), (role, place)
+
+
+def test_a_readers_call_is_one_partition(explainer: Explainer, one: dict[str, Any], reader: Callable[..., str]) -> None:
+    roles = [reader("tenant", one["tenant"] or "acme"), reader("all"), reader("user", None, "user-7")]
+    for role in roles:
+        for relation in ("call_sessions", "call_analytics", "call_flow", "call_timeline", "call_messages"):
+            key = "id" if relation == "call_sessions" else "session_id"
+            scans = explainer.of(f"SELECT * FROM {relation} WHERE {key} = %s", [one["session_id"]], role)
+            assert not explainer.read_whole(scans), (role, relation, scans)
+            if "user" not in role:
+                assert_one_partition_by_index(explainer, scans)
+
+
+def test_a_users_calls_are_taken_from_an_index(explainer: Explainer, reader: Callable[..., str]) -> None:
+    scans = explainer.of("SELECT * FROM reader_calls()", role=reader("participant", None, "user-7"))
+    assert any("user_id" in index for index in scans.indexes), scans
+    assert "call_sessions" not in {relation.partition("_y")[0] for relation in explainer.read_whole(scans)}
+
+
 # -- and every other --------------------------------------------------------------------------------------------------
 
 # What reads a whole table because it is about the whole of it.
 ABOUT_EVERYTHING = {
+    **dict.fromkeys(
+        ("create_roles", "give_archive", "protect_archive", "exposures", "let_read", "stop_reading"),
+        "is about rights, and asks the catalogue",
+    ),
     "book_states": "adds up the book",
     "refresh_views": "computes the views anew",
     "forget_model": "takes a model's vectors away",

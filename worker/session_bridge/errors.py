@@ -82,3 +82,7 @@ class RedactionError(BridgeError):
 
 class ExportError(BridgeError):
     """A month could not be written to files, or what is there is not what was written."""
+
+
+class RolesError(BridgeError):
+    """A role that cannot be made, or cannot be let to do what is asked for it."""

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices(f"{PREFIX}SCHEMA", "db_schema"),
         description="PostgreSQL schema of the archive's tables",
     )
+    role_prefix: str = Field(
+        "session_bridge", min_length=1, max_length=50, description="what the archive's roles in PostgreSQL begin with"
+    )
     ttl_seconds: int = Field(DEFAULT_TTL_SECONDS, ge=1, description="how long a live session lives without a write")
     grace_seconds: float = Field(DEFAULT_GRACE_SECONDS, ge=0, description="how long a disconnect waits for a return")
     lease_seconds: float = Field(

@@ -19,6 +19,8 @@ _COMMANDS = {
     "migrate": "session_bridge.cli.archive",
     "adopt": "session_bridge.cli.archive",
     "compat": "session_bridge.cli.archive",
+    "roles": "session_bridge.cli.roles",
+    "readers": "session_bridge.cli.readers",
     "search": "session_bridge.cli.search",
     "embeddings": "session_bridge.cli.search",
     "stats": "session_bridge.cli.stats",

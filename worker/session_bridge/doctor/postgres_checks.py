@@ -40,6 +40,11 @@ GROUP BY relname ORDER BY relname"""
 _OWNER = """\
 SELECT pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner) FROM pg_class
 WHERE relname = 'call_sessions' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
+_ABOVE = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+_MAKES_MONTHS = """\
+SELECT has_function_privilege(oid, 'EXECUTE') FROM pg_proc
+WHERE proname = 'create_monthly_partition' AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
+_EXPOSED = "SELECT what, problem FROM archive_exposures()"
 _READ_ONLY = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'"
 
 
@@ -158,12 +163,30 @@ async def _rights(patient: Patient) -> Answer:
         found = "; ".join(row[0] for row in lacking)
         return problem(f"role {role} may not {found}", f"GRANT them on the tables of {schema} to {role}")
     owned = await (await patient.postgres.execute(_OWNER, (schema,))).fetchone()
-    if owned and not owned[0]:
+    above = await (await patient.postgres.execute(_ABOVE)).fetchone()
+    if owned and not owned[0] and above and not above[0]:
+        return problem(
+            f"role {role} is under row level security, which takes no COPY: the tables belong to {owned[1]}",
+            f"ALTER ROLE {role} BYPASSRLS, or let the worker connect as {owned[1]}",
+        )
+    makes = await (await patient.postgres.execute(_MAKES_MONTHS, (schema,))).fetchone()
+    if owned and not owned[0] and not (makes and makes[0]):
         return advice(
             f"role {role} may write, but not make partitions: the tables belong to {owned[1]}",
-            "let their owner run SELECT create_monthly_partitions() every month",
+            "make it a member of the archive's writer (session-bridge roles), "
+            "or let their owner run SELECT create_monthly_partitions() every month",
         )
     return ok(f"role {role} may do what it needs, and is no superuser")
+
+
+async def _closed(patient: Patient) -> Answer:
+    async with patient.archive() as connection:
+        open_ones = await (await connection.execute(_EXPOSED)).fetchall()
+    if open_ones:
+        shown = "; ".join(f"{what}: {why}" for what, why in open_ones[:_TABLES_NAMED])
+        more = "; …" if len(open_ones) > _TABLES_NAMED else ""
+        return problem(f"{shown}{more}", "session-bridge roles shows all; session-bridge roles grant closes the tables")
+    return ok("every table has row level security, and nothing else shows calls to others")
 
 
 async def _settings(patient: Patient, *names: str) -> dict[str, str]:
@@ -193,5 +216,6 @@ POSTGRES_CHECKS = (
     Check("postgres.limits", "time limits of the role", _time_limits),
     Check("postgres.tls", "TLS to PostgreSQL", _encrypted),
     Check("postgres.rights", "rights of the role", _rights),
+    Check("postgres.tenants", "who may read", _closed),
 )
 """In the order in which they are shown."""
