@@ -110,8 +110,8 @@ SELECT call.call_sid,
     call.completeness = 'partial' AS partial,
     to_jsonb(call.*)::text AS stored,
     jsonb_build_object(
-        'duration_seconds', CASE WHEN ended_at >= started_at
-            THEN extract(epoch FROM ended_at - started_at)::double precision END,
+        'duration_seconds', CASE WHEN call.ended_at >= call.started_at
+            THEN extract(epoch FROM call.ended_at - call.started_at)::double precision END,
         'total_turns', coalesce(said.turns, 0), 'total_messages', coalesce(said.messages, 0),
         'total_user_messages', coalesce(said.by_user, 0), 'total_assistant_messages', coalesce(said.by_assistant, 0),
         'total_transitions', coalesce(moved.n, 0), 'total_interruptions', coalesce(interrupted.n, 0),
