@@ -11,14 +11,21 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+import redis.asyncio
 from psycopg import sql
 
 from session_bridge.archive.refresh import refresh_views
 from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 from session_bridge.service import open_bridge
 from session_bridge.settings import Settings, load_settings
-from session_bridge.verify.checks import Line, Outcome
+from session_bridge.verify import structure
+from session_bridge.verify.book import BOOK_CHECKS
+from session_bridge.verify.calls import CALL_CHECKS, look_through
+from session_bridge.verify.checks import STATEMENTS, Line, Outcome, Subject
+from session_bridge.verify.expected import expected
+from session_bridge.verify.lookups import LOOKUP_CHECKS
 from session_bridge.verify.run import verify
+from session_bridge.verify.structure import STRUCTURE_CHECKS
 
 CALLS = 60
 VERIFIED = "verified_archive"
@@ -98,7 +105,6 @@ async def test_an_archive_of_the_bridges_own_making_is_right(archive: str, redis
 
 SID = f"load-{CALLS - 20:07}"
 ONE = f"session_id_of('{SID}')"
-OTHER_UUID = "overlay(id::text PLACING 'ffff' FROM 33)::uuid"
 
 # One thing broken, and the lines that must fail for it: no other may.
 BROKEN = {
@@ -107,9 +113,12 @@ BROKEN = {
         {"schema.migrations"},
     ),
     "no identity": ("DELETE FROM session_bridge_archive", {"schema.identity"}),
-    "a table dropped": ("DROP TABLE session_bridge_compatibility CASCADE", {"schema.tables"}),
+    "a table dropped": ("DROP TABLE session_bridge_compatibility", {"schema.tables"}),
     "a view dropped": ("DROP VIEW call_flow", {"schema.views"}),
-    "a materialized view dropped": ("DROP MATERIALIZED VIEW performance_stats", {"schema.views", "schema.indexes", "views.fresh"}),
+    "a materialized view dropped": (
+        "DROP MATERIALIZED VIEW performance_stats",
+        {"schema.views", "schema.indexes", "views.fresh"},
+    ),
     "a function dropped": ("DROP FUNCTION grant_credits", {"schema.functions"}),
     "a trigger disabled": (
         "ALTER TABLE user_budget_settings DISABLE TRIGGER note_budget_change",
@@ -120,23 +129,20 @@ BROKEN = {
         "ALTER TABLE call_session_rejects DROP CONSTRAINT call_session_rejects_pkey",
         {"schema.keys"},
     ),
-    "an invalid index": (
-        "CREATE INDEX half ON ONLY call_sessions (agent_id)",
-        {"schema.invalid_indexes"},
-    ),
+    "an invalid index": ("CREATE INDEX half ON ONLY call_sessions (agent_id)", {"schema.invalid_indexes"}),
     "an index that no query asks for": (
-        # It has the name of one of ours, and is over something that nobody asks for.
         "DROP INDEX call_sessions_started_at; CREATE INDEX call_sessions_started_at ON call_sessions (final_node)",
         {"schema.unused_indexes"},
     ),
     "a month missing": (
-        "DO $$ BEGIN EXECUTE format('DROP TABLE call_events_y%s', to_char(now() + interval '1 month',"
-        " 'YYYY\"m\"MM')); END $$",
+        """DO $$ BEGIN
+            EXECUTE 'DROP TABLE call_events_y' || to_char(now() + interval '1 month', 'YYYY"m"MM');
+        END $$""",
         {"partitions.ahead"},
     ),
     "a month detached": (
-        "SELECT create_monthly_partition('call_events', '2024-02-01');"
-        "ALTER TABLE call_events DETACH PARTITION call_events_y2024m02",
+        """SELECT create_monthly_partition('call_events', '2024-02-01');
+        ALTER TABLE call_events DETACH PARTITION call_events_y2024m02""",
         {"partitions.attached"},
     ),
     "a row without a month": (
@@ -144,14 +150,13 @@ BROKEN = {
         {"partitions.default"},
     ),
     "a stale view": (
-        "UPDATE session_bridge_refreshes SET refreshed_at = now() - interval '2 days'"
-        " WHERE view_name = 'conversation_metrics'",
+        """UPDATE session_bridge_refreshes SET refreshed_at = now() - interval '2 days'
+        WHERE view_name = 'conversation_metrics'""",
         {"views.fresh"},
     ),
     "two entries of one session": (
-        "INSERT INTO call_sids (call_sid, generation, session_id, tenant_id, state, first_seen_at, last_seen_at,"
-        f" last_change_at) SELECT 'twice', 1, session_id, tenant_id, 'retired', now(), now(), now() FROM call_sids"
-        f" WHERE call_sid = '{SID}'",
+        f"""INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
+        SELECT 'twice', session_id, 'retired', now(), now(), now() FROM call_sids WHERE call_sid = '{SID}'""",
         {"book.duplicates"},
     ),
     "a call deleted from the book": (f"DELETE FROM call_sids WHERE call_sid = '{SID}'", {"calls.book"}),
@@ -160,18 +165,18 @@ BROKEN = {
         {"calls.book"},
     ),
     "a call that the book has and nobody else": (
-        "INSERT INTO call_sids (call_sid, session_id, state, drains, first_seen_at, last_seen_at, last_change_at)"
-        " VALUES ('gone', session_id_floor(now()), 'archived', 1, now(), now(), now())",
+        """INSERT INTO call_sids (call_sid, session_id, state, drains, first_seen_at, last_seen_at, last_change_at)
+        VALUES ('gone', session_id_floor(now()), 'archived', 1, now(), now(), now())""",
         {"book.entries"},
     ),
     "a dead call without its fields": (
-        "INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)"
-        " VALUES ('dead', session_id_floor(now()), 'dead', now(), now(), now())",
+        """INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
+        VALUES ('dead', session_id_floor(now()), 'dead', now(), now(), now())""",
         {"book.dead"},
     ),
     "a live call that is nowhere": (
-        "INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)"
-        " VALUES ('nowhere', session_id_floor(now()), 'live', now(), now(), now())",
+        """INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
+        VALUES ('nowhere', session_id_floor(now()), 'live', now(), now(), now())""",
         {"book.balance"},
     ),
     "a balance changed by hand": (
@@ -179,7 +184,7 @@ BROKEN = {
         {"money.credits"},
     ),
     "a measurement deleted": (
-        f"DELETE FROM call_metrics WHERE session_id = {ONE} AND metric_type = 'llm_ttfb'",
+        f"DELETE FROM call_metrics WHERE session_id = {ONE} AND event_id = '2'",
         {"calls.row_counts", "calls.digests", "calls.summaries"},
     ),
     "a message deleted": (
@@ -191,13 +196,10 @@ BROKEN = {
         {"calls.digests", "calls.transcripts"},
     ),
     "a count changed": (
-        f"UPDATE call_sessions SET row_counts = row_counts || '{{\"call_events\": 3}}' WHERE id = {ONE}",
+        f"""UPDATE call_sessions SET row_counts = row_counts || '{{"call_events": 3}}' WHERE id = {ONE}""",
         {"calls.row_counts"},
     ),
-    "a digest changed": (
-        f"UPDATE call_sessions SET content_digest = 'other' WHERE id = {ONE}",
-        {"calls.digests"},
-    ),
+    "a digest changed": (f"UPDATE call_sessions SET content_digest = 'other' WHERE id = {ONE}", {"calls.digests"}),
     "a summary changed": (
         f"UPDATE call_sessions SET avg_user_to_bot_latency_ms = avg_user_to_bot_latency_ms + 1 WHERE id = {ONE}",
         {"calls.summaries"},
@@ -210,25 +212,34 @@ BROKEN = {
         f"UPDATE call_transcripts SET transcript_text = 'nothing' WHERE session_id = {ONE}",
         {"calls.transcripts"},
     ),
-    "a number that is there twice": (
-        f"UPDATE call_transitions SET sequence = 1 WHERE session_id = {ONE} AND event_id = '2'",
-        # The digest is over the events in their order, which is no longer one.
+    "a gap in the numbers": (
+        f"UPDATE call_transitions SET sequence = 7 WHERE session_id = {ONE} AND event_id = '2'",
         {"calls.sequences"},
+    ),
+    "a first chunk that is the second": (
+        f"UPDATE call_rag_chunks SET chunk_rank = 2 WHERE session_id = {ONE}",
+        {"calls.sequences"},
+    ),
+    "two events in another order": (
+        f"UPDATE call_metrics SET sequence = 3 - sequence WHERE session_id = {ONE}",
+        {"calls.digests"},
     ),
     "a chunk's text deleted": ("DELETE FROM rag_chunk_contents", {"calls.chunk_texts"}),
     "an orphan between two calls": (
-        f"INSERT INTO call_events SELECT {OTHER_UUID}, 'f', 'e', NULL, now(), 1, '{{}}' FROM call_sessions"
-        f" WHERE call_sid = '{SID}'",
+        f"""INSERT INTO call_events
+        SELECT overlay(id::text PLACING 'ffff' FROM 33)::uuid, 'f', 'e', NULL, now(), 1, '{{}}' FROM call_sessions
+        WHERE call_sid = '{SID}'""",
         {"calls.orphans"},
     ),
     "an orphan before all calls": (
-        "INSERT INTO call_recordings (session_id, event_id, sequence)"
-        " VALUES (session_id_floor((SELECT min(started_at) FROM call_sessions) - interval '1 minute'), '1', 1)",
+        """INSERT INTO call_recordings (session_id, event_id, sequence)
+        SELECT session_id_floor(min(started_at) - interval '1 minute'), '1', 1 FROM call_sessions""",
         {"calls.orphans"},
     ),
     "an orphan after all calls": (
-        "INSERT INTO call_session_rejects (session_id, digest, call_sid, field, reason, error, size_bytes, field_raw,"
-        " raw) VALUES (session_id_floor(now()), '', 'x', 'f', 'r', 'e', 1, '', '')",
+        """INSERT INTO call_session_rejects (
+            session_id, digest, call_sid, field, reason, error, size_bytes, field_raw, raw)
+        VALUES (session_id_floor(now()), '', 'x', 'f', 'r', 'e', 1, '', '')""",
         {"calls.orphans"},
     ),
     "a row under another tenant": (
@@ -236,7 +247,7 @@ BROKEN = {
         {"tenants.children"},
     ),
     "a cost that does not add up": (
-        f'UPDATE call_cost_breakdowns SET by_service = by_service || \'{{"tea": "2"}}\' WHERE session_id = {ONE}',
+        f"""UPDATE call_cost_breakdowns SET by_service = by_service || '{{"tea": "2"}}' WHERE session_id = {ONE}""",
         {"money.calls"},
     ),
     "another sum reported": (
@@ -253,3 +264,190 @@ async def test_what_is_broken_is_told_and_nothing_else(archive: str, redis_url: 
     lines = await verify(settings_of(archive, redis_url), sample=None)
     assert failing(lines) == told, [line for line in lines if line.outcome is Outcome.FAIL]
     assert all(line.do for line in lines if line.outcome is Outcome.FAIL)
+
+
+async def test_two_events_with_one_number(archive: str, redis_url: str) -> None:
+    run(archive, f"UPDATE call_metrics SET sequence = 1 WHERE session_id = {ONE}")
+    lines = await verify(settings_of(archive, redis_url), sample=None)
+    # The digest is of the events in their order, which is no longer one.
+    assert {"calls.sequences"} <= failing(lines) <= {"calls.sequences", "calls.digests"}
+
+
+async def test_every_kind_of_a_calls_finding_was_seen_to_fail() -> None:
+    told = set().union(*(lines for _, lines in BROKEN.values()))
+    elsewhere = {"tenants.row_security", "book.stuck"} | {check.id for check in LOOKUP_CHECKS}
+    every = {check.id for check in (*STRUCTURE_CHECKS, *BOOK_CHECKS)} | set(CALL_CHECKS)
+    assert told >= every - elsewhere
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_waits_too_long_is_stuck(archive: str, redis_url: str) -> None:
+    settings = settings_of(archive, redis_url)
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.hset(settings.keys.session("waits"), mapping={"status": "completed"})
+        await client.zadd(settings.keys.ready, {"waits": 1})
+    assert failing(await verify(settings)) == {"book.stuck"}
+
+
+async def test_sessions_of_another_archive_are_told(archive: str, redis_url: str) -> None:
+    settings = settings_of(archive, redis_url)
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.set(settings.keys.archive, "6f9c2c1e-0000-4000-8000-000000000000")
+    assert failing(await verify(settings)) == {"schema.identity"}
+
+
+async def test_without_redis_the_rest_is_looked_at(archive: str, unused_tcp_port: int) -> None:
+    lines = await verify(settings_of(archive, f"redis://127.0.0.1:{unused_tcp_port}/0"))
+    outcomes = {line.id: line.outcome for line in lines}
+    assert failing(lines) == set()
+    assert outcomes["book.balance"] is outcomes["book.stuck"] is Outcome.SKIP
+    assert outcomes["calls.summaries"] is Outcome.PASS
+
+
+# -- beside the workers -----------------------------------------------------------------------------------------------
+
+
+async def test_it_writes_nothing(archive: str, redis_url: str) -> None:
+    settings = settings_of(archive, redis_url)
+    lines = await verify(settings)
+    assert failing(lines) == set()
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        assert await client.dbsize() == 0
+    async with (
+        open_bridge(settings, check=False) as bridge,
+        Subject(settings, bridge.connections, bridge, None, 1).snapshot() as reading,
+    ):
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await reading.connection.execute("DELETE FROM call_sids")
+
+
+async def test_drains_that_go_on_meanwhile_are_no_alarm(archive: str, redis_url: str, shared_calls: Path) -> None:
+    settings = settings_of(archive, redis_url, batch_size=5)
+    async with open_bridge(settings) as bridge:
+        writing = asyncio.create_task(loading().load_calls(bridge, shared_calls, 150, label="meanwhile"))
+        rounds = 0
+        while not writing.done():
+            lines = await look_through(Subject(settings, bridge.connections, bridge, None, None), lambda _, __: None)
+            assert failing(lines) == set(), lines
+            assert {line.outcome for line in lines} == {Outcome.PASS}
+            rounds += 1
+        await writing
+    assert rounds
+    assert failing(await verify(settings, sample=None)) <= {"views.fresh"}
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sample_is_of_so_many_calls_and_says_so(archive: str, redis_url: str) -> None:
+    seen: list[tuple[int, int]] = []
+    lines = await verify(settings_of(archive, redis_url), 7, lambda looked, of: seen.append((looked, of)))
+    [line] = [line for line in lines if line.id == "calls.summaries"]
+    assert line.found == "right in a sample of 7 calls"
+    assert seen[-1] == (7, 7)
+
+
+async def test_a_sample_draws_different_calls(archive: str, redis_url: str) -> None:
+    run(archive, f"UPDATE call_sessions SET total_turns = -1 WHERE id = {ONE}")
+    outcomes = set()
+    for _ in range(200):
+        lines = await look_through_once(archive, redis_url, 30)
+        outcomes.add("calls.summaries" in failing(lines))
+        if len(outcomes) == 2:
+            return
+    raise AssertionError(f"of 200 samples of half of the calls, none or all had it: {outcomes}")
+
+
+async def look_through_once(url: str, redis_url: str, sample: int) -> list[Line]:
+    settings = settings_of(url, redis_url)
+    async with open_bridge(settings, check=False) as bridge:
+        return await look_through(Subject(settings, bridge.connections, bridge, None, sample), lambda _, __: None)
+
+
+# -- tenants ----------------------------------------------------------------------------------------------------------
+
+
+async def test_row_level_security_is_asked_of_every_table_with_a_tenant(
+    archive: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "does_something", lambda _: True)
+    run(archive, "CREATE TABLE theirs (tenant_id text)")
+    run(archive, each_with_tenant("ENABLE"))
+    assert failing(await verify(settings_of(archive, redis_url), 1)) == set()
+    run(archive, "ALTER TABLE call_events DISABLE ROW LEVEL SECURITY")
+    lines = await verify(settings_of(archive, redis_url), 1)
+    assert failing(lines) == {"tenants.row_security"}
+    assert any("call_events" in line.found for line in lines)
+
+
+def each_with_tenant(verb: str) -> str:
+    return f"""DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT attrelid::regclass FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+            WHERE attname = 'tenant_id' AND relkind IN ('r', 'p') AND NOT relispartition
+                AND relnamespace = 'public'::regnamespace AND relname <> 'theirs'
+        LOOP EXECUTE format('ALTER TABLE %s {verb} ROW LEVEL SECURITY', name); END LOOP;
+    END $$"""
+
+
+# -- look-ups ---------------------------------------------------------------------------------------------------------
+
+MANY = """
+CREATE TEMP TABLE one AS SELECT * FROM call_sessions LIMIT 1;
+INSERT INTO call_sessions
+SELECT (jsonb_populate_record(one, jsonb_build_object(
+    'id', overlay(session_id_floor(now() - n * interval '1 second')::text PLACING '7' FROM 15), 'call_sid', 'many' || n,
+    'user_id', 'user-' || n % 50))).*
+FROM one, generate_series(1, 6000) AS n;
+INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
+SELECT call_sid, id, CASE WHEN random() < 0.01 THEN 'live' ELSE 'archived' END, now(), now(), now()
+FROM call_sessions WHERE call_sid LIKE 'many%';
+INSERT INTO call_embeddings
+SELECT id, 'm', 1, tenant_id, 3, 1, 9, '', ARRAY[random(), random(), random()] FROM call_sessions;
+SELECT prepare_semantic_search('m', 3);
+ANALYZE;
+"""
+
+
+async def lookups(url: str, redis_url: str) -> dict[str, Line]:
+    return {line.id: line for line in await verify(settings_of(url, redis_url), 1) if line.id.startswith("lookups.")}
+
+
+async def test_lookups_are_planned_by_indexes(archive: str, redis_url: str) -> None:
+    run(archive, MANY)
+    lines = await lookups(archive, redis_url)
+    assert {line.outcome for line in lines.values()} == {Outcome.PASS}, lines
+    for name, index in (("user", "left_id"), ("active", "call_sids_alive"), ("metadata", "pkey"), ("vectors", "idx")):
+        assert index in lines[f"lookups.{name}"].found
+        assert " ms (bound " in lines[f"lookups.{name}"].found
+
+
+@pytest.mark.parametrize(
+    ("lookup", "statement"),
+    [
+        ("user", "DROP INDEX call_sessions_user_id"),
+        ("active", "DROP INDEX call_sids_alive"),
+        (
+            "metadata",
+            "ALTER TABLE call_sessions DROP CONSTRAINT call_sessions_pkey; DROP INDEX call_sessions_archived_at",
+        ),
+        ("vectors", "DO $$ BEGIN EXECUTE 'DROP INDEX ' || semantic_index_name('m', 3); END $$"),
+    ],
+)
+async def test_a_lookup_without_its_index_fails(archive: str, redis_url: str, lookup: str, statement: str) -> None:
+    run(archive, MANY)
+    run(archive, statement)
+    lines = await lookups(archive, redis_url)
+    assert lines[f"lookups.{lookup}"].outcome is Outcome.FAIL, lines
+    assert lines[f"lookups.{lookup}"].do
+
+
+# -- what is expected -------------------------------------------------------------------------------------------------
+
+
+def test_every_index_of_the_migrations_has_a_query_that_asks_for_it(archive: str) -> None:
+    with psycopg.connect(archive) as connection:
+        unique = connection.execute("SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indisunique")
+        names = {name for (name,) in unique.fetchall()}
+    assert {f"asks_{name}" for name in expected()["INDEX"] - names} <= set(STATEMENTS)

@@ -7,7 +7,7 @@ neither half of it seen. A page is small, so that no transaction is long: nothin
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -27,7 +27,7 @@ _ALIKE = Decimal("1e-9")
 _AVERAGES = frozenset(name for name in SUMMARY_COLUMNS if name.endswith(("_ms", "_tokens", "_characters")))
 _AGAIN = "ask for its drain again, or load it from a backup; `session-bridge explain SID` says what became of it"
 
-_CHECKS = {
+CALL_CHECKS: Mapping[str, tuple[str, str, str]] = {
     "calls.book": (
         "calls in the book",
         "calls that the book does not know, or counts other drains of",
@@ -70,7 +70,7 @@ class Findings:
     """What was found wrong, by check: each a call SID, or a table with a session id."""
 
     looked: int = 0
-    wrong: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in _CHECKS})
+    wrong: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in CALL_CHECKS})
 
 
 async def look_through(subject: Subject, progress: Progress) -> list[Line]:
@@ -92,12 +92,12 @@ async def look_through(subject: Subject, progress: Progress) -> list[Line]:
                 parts = {"table": sql.Identifier(table)}
                 _note_orphans(findings, table, await archive.ask_of("orphans_after", parts=parts))
     except BridgeError as error:
-        return [line(name, title, why_not(error)) for name, (title, _, _) in _CHECKS.items()]
-    return [line(name, _CHECKS[name][0], _answer(name, findings, whole=whole)) for name in _CHECKS]
+        return [line(name, title, why_not(error)) for name, (title, _, _) in CALL_CHECKS.items()]
+    return [line(name, CALL_CHECKS[name][0], _answer(name, findings, whole=whole)) for name in CALL_CHECKS]
 
 
 def _answer(name: str, findings: Findings, *, whole: bool) -> Answer:
-    _, what, do = _CHECKS[name]
+    _, what, do = CALL_CHECKS[name]
     wrong = sorted(set(findings.wrong[name]))
     of = f"{'all' if whole else 'a sample of'} {findings.looked:,} calls"
     if wrong:
