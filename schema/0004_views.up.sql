@@ -3,7 +3,8 @@
 -- A view that is asked about one call reaches that call's partitions alone; one that is asked about days reads those
 -- days alone, by the time in the session's id.
 
--- A user's last calls, and get_conversation_stats().
+-- A user's last calls, get_conversation_stats(), and what a user has spent. A user id has at most 255 characters, for a
+-- btree refuses a long text, and with it the call.
 CREATE INDEX call_sessions_user_id ON call_sessions (user_id, id) WHERE user_id IS NOT NULL;
 
 -- Every day, in UTC, from the first call to the last.

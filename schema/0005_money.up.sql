@@ -74,10 +74,6 @@ END $$;
 CREATE TRIGGER note_budget_change BEFORE UPDATE ON user_budget_settings
     FOR EACH ROW EXECUTE FUNCTION note_budget_change();
 
--- The calls of a user in a month are added up by this. Of a bounded part: a btree refuses a long text, and with it the
--- call.
-CREATE INDEX call_sessions_user_id ON call_sessions (left(user_id, 255), id) WHERE user_id IS NOT NULL;
-
 -- What the calls of a user have cost from one moment to another, in a currency: those that have ended, and those that
 -- live, as of their last checkpoint.
 CREATE FUNCTION user_spend(
@@ -90,7 +86,7 @@ CREATE FUNCTION user_spend(
             coalesce(sum(cost.total_cost_cents) FILTER (WHERE call.lives), 0)
         FROM (
             SELECT id, status IN ('initiated', 'ringing', 'in_progress') AS lives FROM call_sessions
-            WHERE left(user_id, 255) = left(whose, 255) AND user_id = whose AND coalesce(tenant_id, '') = tenant
+            WHERE user_id = whose AND coalesce(tenant_id, '') = tenant
                 AND id >= session_id_floor(since) AND id < session_id_floor(before)
         ) AS call
         JOIN call_cost_breakdowns AS cost ON cost.session_id = call.id AND cost.currency = in_currency

@@ -93,8 +93,9 @@ DEFAULT_TTL_SECONDS = 3600
 DEFAULT_GRACE_SECONDS = 15.0
 DEFAULT_MAX_FIELD_BYTES = 8 * 1024 * 1024
 DEFAULT_MAX_EVENTS = 200_000
-# It is part of an index's key, which PostgreSQL limits; so is a currency.
-MAX_TENANT_ID_LENGTH = 255
+# They are part of an index's key, which PostgreSQL limits; so is a currency.
+INDEXED_IDS = frozenset(("tenant_id", "user_id"))
+MAX_INDEXED_ID_LENGTH = 255
 DEFAULT_IGNORE_FIELDS = ("audio_*", "*_buffer")
 
 

@@ -27,7 +27,6 @@ from session_bridge.live.budgets import BudgetBoard, Told
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_NAME = 255
 _SMALLEST = Decimal(1).scaleb(-PLACES)
 # A change may carry a moment from before the last look and be committed after it: a transaction lasts no longer.
 _OVERLAP = timedelta(minutes=5)
@@ -166,13 +165,10 @@ def _say(one: Settled) -> None:
 
 
 def charge_of(shaped: ShapedCall, *, ended: bool) -> Charge | None:
-    """What a call is to its user's account; None if it names no user, or one that no account can have."""
+    """What a call is to its user's account; None if it names no user."""
     session = shaped.session
     user, tenant = session["user_id"], session["tenant_id"] or ""
     if not isinstance(user, str) or not isinstance(tenant, str):
-        return None
-    if len(user) > _LONGEST_NAME:
-        log.warning("credits.no_account", call_sid=session["call_sid"], advice="a user id has at most 255 characters")
         return None
     with localcontext(prec=80):
         amounts = {

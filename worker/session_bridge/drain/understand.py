@@ -21,7 +21,8 @@ from session_bridge.contract.fields import (
     DEFAULT_MAX_EVENTS,
     DOCUMENTS,
     EVENT_FIELD,
-    MAX_TENANT_ID_LENGTH,
+    INDEXED_IDS,
+    MAX_INDEXED_ID_LENGTH,
     STATE_FIELDS,
     TIME_FIELDS,
     TRANSCRIPT_HISTORY,
@@ -172,8 +173,8 @@ class _Reader:
             return _decimal(text)
         if name == "status_sequence":
             return _integer(text)
-        if name == "tenant_id" and len(text) > MAX_TENANT_ID_LENGTH:
-            raise ValueError(f"a tenant id has at most {MAX_TENANT_ID_LENGTH} characters")
+        if name in INDEXED_IDS and len(text) > MAX_INDEXED_ID_LENGTH:
+            raise ValueError(f"a {name} has at most {MAX_INDEXED_ID_LENGTH} characters")
         return text
 
     def _document(self, name: str, field: bytes, raw: bytes) -> None:
