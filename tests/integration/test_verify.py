@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from session_bridge.archive.refresh import refresh_views
 from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 from session_bridge.service import open_bridge
 from session_bridge.settings import Settings, load_settings
+from session_bridge.verify import lookups as lookups_module
 from session_bridge.verify import structure
 from session_bridge.verify.book import BOOK_CHECKS
 from session_bridge.verify.calls import CALL_CHECKS, look_through
@@ -382,6 +384,18 @@ async def test_row_level_security_is_asked_of_every_table_with_a_tenant(
     assert any("call_events" in line.found for line in lines)
 
 
+async def test_a_role_that_sees_only_a_part_is_told_so(archive: str, redis_url: str) -> None:
+    run(archive, each_with_tenant("ENABLE"))
+    role = "DROP ROLE IF EXISTS sees_a_part; CREATE ROLE sees_a_part LOGIN PASSWORD 'p'"
+    run(archive, f"{role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO sees_a_part")
+    parts = urlsplit(archive)
+    url = parts._replace(netloc=f"sees_a_part:p@{parts.hostname}:{parts.port}").geturl()
+    lines = {line.id: line for line in await verify(settings_of(url, redis_url), 1)}
+    assert lines["calls.summaries"].outcome is Outcome.SKIP
+    assert "row-level security" in lines["calls.summaries"].found
+    run(archive, "DROP OWNED BY sees_a_part; DROP ROLE sees_a_part")
+
+
 def each_with_tenant(verb: str) -> str:
     return f"""DO $$ DECLARE name text; BEGIN
         FOR name IN SELECT attrelid::regclass FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
@@ -418,7 +432,12 @@ async def test_lookups_are_planned_by_indexes(archive: str, redis_url: str) -> N
     run(archive, MANY)
     lines = await lookups(archive, redis_url)
     assert {line.outcome for line in lines.values()} == {Outcome.PASS}, lines
-    for name, index in (("user", "left_id"), ("active", "call_sids_alive"), ("metadata", "pkey"), ("vectors", "idx")):
+    for name, index in (
+        ("user", "user_id_id_idx"),
+        ("active", "call_sids_alive"),
+        ("metadata", "pkey"),
+        ("vectors", "idx"),
+    ):
         assert index in lines[f"lookups.{name}"].found
         assert " ms (bound " in lines[f"lookups.{name}"].found
 
@@ -444,6 +463,20 @@ async def test_a_lookup_without_its_index_fails(archive: str, redis_url: str, lo
 
 
 # -- what is expected -------------------------------------------------------------------------------------------------
+
+
+async def test_an_index_of_somebody_elses_is_judged_by_its_use(
+    archive: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(archive, "CREATE INDEX by_outcome ON call_sessions (outcome)")
+    [line] = [one for one in await verify(settings_of(archive, redis_url), 1) if one.id == "schema.unused_indexes"]
+    assert line.outcome is Outcome.PASS
+    assert "by_outcome" in line.found
+    # As if the server had counted for long.
+    monkeypatch.setattr(lookups_module, "_COUNTED_DAYS", 0)
+    [line] = [one for one in await verify(settings_of(archive, redis_url), 1) if one.id == "schema.unused_indexes"]
+    assert line.outcome is Outcome.FAIL
+    assert "by_outcome" in line.found
 
 
 def test_every_index_of_the_migrations_has_a_query_that_asks_for_it(archive: str) -> None:

@@ -156,7 +156,7 @@ WHERE index.relnamespace = current_schema()::regnamespace AND index.relkind IN (
 -- name: a_users_calls
 -- A user's last calls.
 SELECT id, call_sid, started_at, status FROM call_sessions
-WHERE left(user_id, 255) = left(%(user)s, 255) AND user_id = %(user)s ORDER BY id DESC LIMIT 20;
+WHERE user_id = %(user)s ORDER BY id DESC LIMIT 20;
 
 -- name: active_calls
 -- The calls that go on.

@@ -27,7 +27,7 @@ WHERE (archived_at, id) > (now(), '01890000-0000-7000-8000-000000000000'::uuid) 
 
 -- name: asks_call_sessions_user_id
 -- get_conversation_stats() and user_spend().
-SELECT * FROM call_sessions WHERE left(user_id, 255) = 'u' AND user_id = 'u' AND id >= session_id_floor(now());
+SELECT * FROM call_sessions WHERE user_id = 'u' AND id >= session_id_floor(now());
 
 -- name: asks_call_transcripts_words
 -- search_calls() and search_messages().
