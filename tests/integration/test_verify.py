@@ -412,7 +412,7 @@ CREATE TEMP TABLE one AS SELECT * FROM call_sessions LIMIT 1;
 INSERT INTO call_sessions
 SELECT (jsonb_populate_record(one, jsonb_build_object(
     'id', overlay(session_id_floor(now() - n * interval '1 second')::text PLACING '7' FROM 15), 'call_sid', 'many' || n,
-    'user_id', 'user-' || n % 50))).*
+    'user_id', 'user-' || n % 600))).*
 FROM one, generate_series(1, 6000) AS n;
 INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
 SELECT call_sid, id, CASE WHEN random() < 0.01 THEN 'live' ELSE 'archived' END, now(), now(), now()
