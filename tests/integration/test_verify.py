@@ -151,6 +151,7 @@ BROKEN = {
         "INSERT INTO call_journal VALUES (session_id_floor('2019-05-05'), now(), 'e', '{}')",
         {"partitions.default"},
     ),
+    "a default partition dropped": ("DROP TABLE call_events_default", {"partitions.default"}),
     "a stale view": (
         """UPDATE session_bridge_refreshes SET refreshed_at = now() - interval '2 days'
         WHERE view_name = 'conversation_metrics'""",

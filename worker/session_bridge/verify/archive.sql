@@ -64,11 +64,12 @@ WHERE NOT month.relispartition
 ORDER BY 1;
 
 -- name: defaults
--- The default partitions that are attached.
-SELECT partition.relname::text
+-- The default partition of each of our tables; null where there is none.
+SELECT ours.table_name::text, partition.relname::text
 FROM session_bridge_partitioned_tables AS ours
-JOIN pg_class AS partition ON partition.relnamespace = current_schema()::regnamespace
-    AND partition.relname = ours.table_name || '_default' AND partition.relispartition
+JOIN pg_class AS parent ON parent.relnamespace = current_schema()::regnamespace AND parent.relname = ours.table_name
+JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = parent.oid
+LEFT JOIN pg_class AS partition ON partition.oid = partitioned.partdefid
 ORDER BY 1;
 
 -- name: holds_rows

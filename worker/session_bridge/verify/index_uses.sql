@@ -57,3 +57,7 @@ SELECT id FROM credit_transactions WHERE session_id = '01890000-0000-7000-8000-0
 -- `session-bridge credits`: an account's entries, the latest first.
 SELECT id FROM credit_transactions WHERE tenant_id = '' AND user_id = 'u' AND currency = 'USD'
 ORDER BY id DESC LIMIT 20;
+
+-- name: asks_call_participants_user
+-- Row level security by participant: the calls that a reader took part in.
+SELECT session_id FROM call_participants WHERE left(coalesce(user_id, identity), 255) = 'u';

@@ -132,18 +132,24 @@ async def _attached(subject: Subject) -> Answer:
 
 
 async def _defaults(subject: Subject) -> Answer:
+    filled = []
     async with subject.snapshot() as archive:
-        defaults = [row[0] for row in await archive.ask("defaults")]
-        filled = []
-        for name in defaults:
-            [[holds]] = await archive.ask_of("holds_rows", parts={"table": sql.Identifier(name)})
-            filled += [name] if holds else []
+        defaults = await archive.ask("defaults")
+        for _, name in defaults:
+            if name is not None:
+                [[holds]] = await archive.ask_of("holds_rows", parts={"table": sql.Identifier(name)})
+                filled += [name] if holds else []
+    if without := [table for table, name in defaults if name is None]:
+        return failed(
+            f"{some(without)} has none: a row of a month without a partition is refused, and its call with it",
+            "CREATE TABLE …_default PARTITION OF … DEFAULT, or ATTACH the one that was detached",
+        )
     if filled:
         return failed(
             f"rows of months without a partition lie in {some(filled)}",
             "SELECT create_monthly_partition('…', '…') for each month that has calls: its rows move into it",
         )
-    return passed(f"all {len(defaults)} are empty")
+    return passed(f"all {len(defaults)} are there, and empty")
 
 
 async def _row_security(subject: Subject) -> Answer:
