@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmark import growth, latency, memory, profile, recorder, sweep, throughput
+from benchmark import growth, latency, lookups, memory, profile, recorder, sweep, throughput
 from benchmark.lab import Lab, open_lab
 from benchmark.machine import describe
 from benchmark.plan import Plan, Steps, open_steps
@@ -30,6 +30,7 @@ _SECTIONS: dict[str, Measure] = {
     "sweep": sweep.measure,
     "memory": memory.measure,
     "growth": growth.measure,
+    "lookups": lookups.measure,
 }
 _CALLS, _CALLS_QUICK = 1500, 150
 _ROUNDS, _ROUNDS_QUICK = 5, 2

@@ -219,7 +219,7 @@ async def test_the_migration_goes_down_and_up_again_under_archived_calls(bridge:
     await bridge.drain()
     await bridge.rows("SELECT grant_credits('t1', 'ada', 100)")
     await bridge._connection.execute("INSERT INTO user_budget_settings (user_id, call_cap_cents) VALUES ('ada', 5)")
-    await move(to, 4)
+    await move(to, 3)
     [row] = await bridge.rows("SELECT * FROM call_cost_breakdowns")
     assert row["total_cost_cents"] == TOTAL
     assert "computed" not in row

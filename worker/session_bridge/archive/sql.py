@@ -9,9 +9,10 @@ from importlib import resources
 _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def _load() -> Mapping[str, bytes]:
+def load(package: str) -> Mapping[str, bytes]:
+    """The named statements of the `.sql` files in a package."""
     queries: dict[str, bytes] = {}
-    for file in resources.files(__package__ or "").iterdir():
+    for file in resources.files(package).iterdir():
         if file.name.endswith(".sql"):
             _, *parts = _HEADING.split(file.read_text())
             queries |= {
@@ -20,5 +21,5 @@ def _load() -> Mapping[str, bytes]:
     return queries
 
 
-QUERIES: Mapping[str, bytes] = _load()
+QUERIES: Mapping[str, bytes] = load(__package__ or "")
 """By name; each takes its parameters by name."""

@@ -40,6 +40,7 @@ _COMMANDS = {
     "settings": "session_bridge.cli.settings",
     "status": "session_bridge.cli.status",
     "doctor": "session_bridge.cli.doctor",
+    "verify": "session_bridge.cli.verify",
 }
 
 
