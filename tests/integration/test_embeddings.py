@@ -216,9 +216,13 @@ def test_a_role_that_may_not_create_the_extension(database_url: str) -> None:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
         try:
             connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
+            # It runs with the rights of whoever owns the archive: here somebody with none in the database.
+            owned = sql.SQL("ALTER FUNCTION prepare_semantic_search(text, integer) OWNER TO {}").format(role)
+            connection.execute(owned)
             connection.execute(sql.SQL("SET ROLE {}").format(role))
             [(missing,)] = connection.execute("SELECT prepare_semantic_search('m', 3)").fetchall()
-            connection.execute("RESET ROLE")
         finally:
+            connection.execute("RESET ROLE")
+            connection.execute("ALTER FUNCTION prepare_semantic_search(text, integer) OWNER TO CURRENT_USER")
             connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
     assert "let the owner of the database run CREATE EXTENSION vector" in missing

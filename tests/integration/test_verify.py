@@ -118,7 +118,7 @@ BROKEN = {
     "a table dropped": ("DROP TABLE session_bridge_compatibility", {"schema.tables"}),
     "a view dropped": ("DROP VIEW call_flow", {"schema.views"}),
     "a materialized view dropped": (
-        "DROP MATERIALIZED VIEW performance_stats",
+        "DROP MATERIALIZED VIEW performance_stats CASCADE",
         {"schema.views", "schema.indexes", "views.fresh"},
     ),
     "a function dropped": ("DROP FUNCTION grant_credits", {"schema.functions"}),
