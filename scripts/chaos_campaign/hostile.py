@@ -32,7 +32,7 @@ from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 # RLIMIT_DATA: what a process may have of its own, without the code it shares. A worker at rest has about 80 MiB.
 LIMIT_MIB = 1024
 # Past this a process is killed, as the kernel does when a machine has no more.
-KILL_MIB = 130
+KILL_MIB = 160
 _KEYS = Keys()
 _MEBIBYTE = 1 << 20
 _SETTINGS = {
