@@ -140,7 +140,8 @@ def _is_kept(name: bytes, leaf: str, kept: Kept, *, is_number: bool) -> bool:
     if leaves is None:
         leaves = kept.leaves[name] = _Leaves()
         for row in _rows_of(name, kept):
-            leaves.add({column: value for column, value in row.items() if column not in _OURS})
+            ours = _OURS if "event_id" in row else frozenset[str]()
+            leaves.add({column: value for column, value in row.items() if column not in ours})
     if leaves.hold(leaf, is_number=is_number):
         return True
     if name == TRANSCRIPT_HISTORY.encode():

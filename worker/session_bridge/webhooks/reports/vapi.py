@@ -135,7 +135,10 @@ def _messages(report: ReportFields, items: list[JsonValue]) -> bool:
         role = part.look_text("role")
         if role == "tool_calls":
             _tool_calls(part, place, tools)
-            if rest := _but(part.rest(), "role", "time", "secondsFromStart"):
+            # What is no time is kept as it came, as is a number that came as a text.
+            known = {"role", *(["time"] if part.look_moment("time") is not None else [])}
+            known |= {name for name in ("time", "secondsFromStart") if not isinstance(part.look(name), str)}
+            if rest := _but(part.rest(), *known):
                 report.kept(f"item-{place:04}", {"role": role, **rest})
         elif role == "tool_call_result":
             _tool_result(part, place, tools)
