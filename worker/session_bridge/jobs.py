@@ -11,7 +11,9 @@ import contextlib
 import gc
 import json
 import math
+import os
 import signal
+import sys
 from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
@@ -47,6 +49,7 @@ _JOB_SECONDS = 60
 _RESTART_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _MINUTE = 60
+_STUCK_SECONDS = 10.0
 _GC_THRESHOLD = (200_000, 50, 100)
 
 
@@ -203,18 +206,27 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([drains, arq, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
     bridge.loop.stop()
+    asyncio.get_running_loop().call_later(bridge.settings.shutdown_seconds + _STUCK_SECONDS, _leave)
     # What a retention has begun the next one ends.
     await end_tasks(arq, upkeep, watching, stopping, *_beside)
     # Only a loop that has ended begins no batch after those that `finish` waits for.
     _, late = await asyncio.wait({drains}, timeout=bridge.settings.shutdown_seconds)
-    for task in late:
-        task.cancel()
+    await end_tasks(*late)
     results = await asyncio.gather(drains, arq, upkeep, stopping, watching, return_exceptions=True)
     await bridge.loop.finish(bridge.settings.shutdown_seconds)
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _leave() -> None:
+    """End the process, though something in it does not end: what it has in hand falls due again with its lease."""
+    stuck = [str(task.get_coro()) for task in asyncio.all_tasks() if not task.done()]
+    log.error("worker.stuck", tasks=stuck, advice="please report it; its claims fall due again with their leases")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _keep_arq_running(bridge: Bridge) -> None:

@@ -78,6 +78,7 @@ class Flusher:
         self._adopted: deque[Spool] = deque()
         self._recent = Recent(pace.buffer_events)
         self._server: str | None = None
+        self._awaited = False
         self._movers: list[asyncio.Future[None]] = []
         self._aged = False
         self._urgent = False
@@ -259,7 +260,8 @@ class Flusher:
     async def _send(self) -> bool:
         """Bring the oldest of what waits to Redis; False if Redis is away."""
         backlog = self._backlog
-        self._urgent = False
+        # Who waits for a flush is answered when another server has been noticed: a lent client finds one silently.
+        self._awaited, self._urgent = self._urgent, False
         try:
             if self.away:
                 await self._recognise()
@@ -269,8 +271,8 @@ class Flusher:
             elif backlog.entries:
                 batch = backlog.oldest()
                 await self._deliver(batch, aged=self._aged)
-                backlog.settle(batch)
                 await self._remember(batch)
+                backlog.settle(batch)
             if self._adopted:
                 await self._replay_adopted()
         except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
@@ -310,7 +312,7 @@ class Flusher:
     def _ask_server(self, pipe: Pipeline) -> list[str]:
         """Ask with a batch what is not known of the server, and now and then how far its replicas are."""
         asked = [] if self._server else ["server"]
-        if self._loop.time() >= self._next_look:
+        if self._awaited or self._loop.time() >= self._next_look:
             self._next_look = self._loop.time() + _LOOK_SECONDS
             asked.append("replication")
         for section in asked:
