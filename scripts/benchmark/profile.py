@@ -46,7 +46,7 @@ STAGES = (
     Stage("understand", drainer, "read"),
     Stage("shape", drainer, "prepare"),
     Stage("  rows of a call", prepare, "shape"),
-    Stage("  format for COPY", prepare, "copy_text"),
+    Stage("format for COPY", drainer, "batch_of"),
     Stage("write: begin, commit", drainer, "write"),
     Stage("  lock in the book", writer, "advance"),
     Stage("  COPY", writer, "_copy"),

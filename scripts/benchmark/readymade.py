@@ -97,11 +97,8 @@ def _batch(writables: Sequence[WritableCall], kept: set[tuple[date, str, str]] |
         _part(_BOOK, [_book_row(writable) for writable in writables], rows),
         _part(SESSIONS, [writable.session_row for writable in writables], rows),
     ]
-    for table in CHILDREN:
-        texts = [writable.texts[table] for writable in writables if table in writable.texts]
-        if texts:
-            rows[table.name] += sum(len(writable.rows[table]) for writable in writables)
-            batch.append(Part(copy_statement(table), "".join(texts).encode()))
+    children = {table: [row for writable in writables for row in writable.rows[table]] for table in CHILDREN}
+    batch += [_part(table, lines, rows) for table, lines in children.items() if lines]
     batch.append(_part(JOURNAL, [writable.journal.row for writable in writables], rows))
     contents = [] if kept is None else _new_contents(writables, kept)
     if contents:
@@ -111,7 +108,7 @@ def _batch(writables: Sequence[WritableCall], kept: set[tuple[date, str, str]] |
 
 def _part(table: Table, lines: Sequence[Row], rows: Counter[str]) -> Part:
     rows[table.name] += len(lines)
-    return Part(copy_statement(table), copy_text(lines).encode())
+    return Part(copy_statement(table), copy_text(table, lines))
 
 
 def _book_row(writable: WritableCall) -> Row:

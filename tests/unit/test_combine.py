@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_bridge.contract.fields import Family
-from session_bridge.drain.call import Call, Event
+from session_bridge.contract.models import MODELS
+from session_bridge.drain.call import Call
 from session_bridge.drain.combine import combine, join_history
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -21,7 +22,8 @@ def call(*, at: int | None = None, messages: tuple[str, ...] = (), **state: Any)
     if at is not None:
         made.state["last_activity_at"] = NOON + timedelta(seconds=at)
     if messages:
-        made.events[Family.MESSAGE] = [Event(name, None, {"role": "user", "content": name}) for name in messages]
+        message = MODELS[Family.MESSAGE].event
+        made.events[Family.MESSAGE] = [message(event_id=name, role="user", content=name) for name in messages]
     return made
 
 
@@ -124,16 +126,12 @@ def test_a_value_gives_way_neither_to_nothing_nor_to_an_older_one() -> None:
 
 def test_an_event_is_known_by_its_id_and_the_newer_one_holds() -> None:
     kept, read = call(at=0, messages=("a", "b")), call(at=1, messages=("b", "c"))
-    read.of(Family.MESSAGE)[0].data["content"] = "new"
-    joined = {
-        event.event_id: event.data["content"] for event in combine(kept, read, requested=False).of(Family.MESSAGE)
-    }
+    read.of(Family.MESSAGE)[0].content = "new"
+    joined = {event.event_id: event.content for event in combine(kept, read, requested=False).of(Family.MESSAGE)}
     assert joined == {"a": "a", "b": "new", "c": "c"}
     stale = call(at=-1, messages=("b", "c"))
-    stale.of(Family.MESSAGE)[0].data["content"] = "stale"
-    joined = {
-        event.event_id: event.data["content"] for event in combine(kept, stale, requested=False).of(Family.MESSAGE)
-    }
+    stale.of(Family.MESSAGE)[0].content = "stale"
+    joined = {event.event_id: event.content for event in combine(kept, stale, requested=False).of(Family.MESSAGE)}
     assert joined == {"a": "a", "b": "b", "c": "c"}
 
 

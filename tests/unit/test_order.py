@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from session_bridge.drain.call import Event
+from session_bridge.contract.event import Event
 from session_bridge.drain.order import in_order
 
 ids = st.one_of(
@@ -19,7 +19,10 @@ seconds = st.one_of(st.none(), st.integers(0, 3))
 def events(times: dict[str, int | None]) -> list[Event]:
     start = datetime(2026, 11, 20, tzinfo=UTC)
     return [
-        Event(name, None if at is None else (start + timedelta(seconds=at, microseconds=at % 2)).isoformat(), {})
+        Event(
+            event_id=name,
+            timestamp=None if at is None else (start + timedelta(seconds=at, microseconds=at % 2)).isoformat(),
+        )
         for name, at in times.items()
     ]
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_bridge.contract.fields import Family
+from session_bridge.contract.models import MODELS
 from session_bridge.contract.vocabulary import Status
-from session_bridge.drain.call import Call, Event
+from session_bridge.drain.call import Call
 from session_bridge.drain.outcome import CallFacts, default_outcome, load_outcome
 from session_bridge.drain.summary import costs_by_currency, count_turns, percentile, summarize
 from session_bridge.errors import SettingsError
@@ -45,13 +46,15 @@ def test_the_percentile_of_nothing_is_none_and_of_one_is_itself() -> None:
 )
 def test_a_turn_is_a_run_of_messages_by_one_of_the_two(roles: str, turns: int) -> None:
     names = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
-    assert count_turns([Event("1", None, {"role": names[role], "content": ""}) for role in roles]) == turns
+    message = MODELS[Family.MESSAGE].event
+    assert count_turns([message(role=names[role], content="") for role in roles]) == turns
 
 
 def costs(*events: dict[str, Any]) -> Call:
     call = Call("CA1")
     call.events[Family.COST] = [
-        Event(str(number), None, {"service": "llm", **event}) for number, event in enumerate(events)
+        MODELS[Family.COST].event(event_id=str(number), **{"service": "llm", **event})
+        for number, event in enumerate(events)
     ]
     return call
 

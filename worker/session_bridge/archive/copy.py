@@ -1,53 +1,57 @@
 """Rows as the text that COPY takes.
 
-While a table's rows are put together, cells and rows are set apart by control characters, so that what has to be
-escaped is escaped once for the whole table, at the speed of `str.replace`, and not value by value. Text that holds
-those characters itself is found by counting them, and takes the slow way.
+A table's rows are written as JSON, a list a line, all in one call of msgspec; that text is CSV but for the brackets, if
+a backslash is its escape. Only line feeds and their like have another form there, which the whole text is changed to
+at once; where that would not be exact, or a control character has to be spelt out, every value is written by itself.
 """
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
 
+import msgspec
 from psycopg import sql
 
 from session_bridge.archive.tables import Cell, Row, Table
 
-_DELIMITER, _END = "\x1f", "\x1e"
-# PostgreSQL takes a cell for NULL only if it is this text as a whole; drawn anew in each process, none can be made so.
-_NULL = f"\x1d{os.urandom(6).hex()}"
+# PostgreSQL takes a cell for NULL only where it stands without quotes.
+_NULL = "null"
+_encoder = msgspec.json.Encoder()
+_REPLACED = re.compile(rb"\\[nrtbfu]")
+_RARE = re.compile(rb"\\[bfu]")
 
 
 def copy_statement(table: Table) -> sql.Composed:
     """`COPY … FROM STDIN` for the rows of `table`, in this module's format."""
-    return sql.SQL("COPY {} ({}) FROM STDIN (DELIMITER {}, NULL {})").format(
-        sql.Identifier(table.name),
-        sql.SQL(", ").join(map(sql.Identifier, table.columns)),
-        sql.Literal(_DELIMITER),
-        sql.Literal(_NULL),
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, ESCAPE '\\', NULL 'null')").format(
+        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, table.columns))
     )
 
 
-def copy_text(rows: Sequence[Row]) -> str:
-    """The rows as COPY's input, each ended by a line feed. Text may hold neither U+0000 nor lone surrogates."""
+def copy_text(table: Table, rows: Sequence[Row]) -> bytes:
+    """The rows of `table` as COPY's input, a line each. Text may hold neither U+0000 nor lone surrogates."""
     if not rows:
-        return ""
-    lines = [
-        _DELIMITER.join([_NULL if cell is None else cell if cell.__class__ is str else str(cell) for cell in row])
-        for row in rows
-    ]
-    text = f"{_END.join(lines)}{_END}"
-    if text.count(_DELIMITER) == len(rows) * (len(rows[0]) - 1) and text.count(_END) == len(rows):
-        return _escape(text).replace(_END, "\n")
-    return "".join([f"{_DELIMITER.join(map(_escaped_cell, row))}\n" for row in rows])
+        return b""
+    if table.long_texts:
+        return _by_cells(rows)
+    lines = _encoder.encode_lines(rows)
+    if b"\\" in lines and _REPLACED.search(lines):
+        if b"\\\\" in lines or _RARE.search(lines):
+            # A backslash before an "n" may be one of the text itself.
+            return _by_cells(rows)
+        lines = lines.replace(b"]\n[", b"\x00")
+        lines = lines.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t")
+        return lines[1:-2].replace(b"\x00", b"\n") + b"\n"
+    return lines[1:-2].replace(b"]\n[", b"\n") + b"\n"
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+def _by_cells(rows: Sequence[Row]) -> bytes:
+    return "".join([f"{','.join(map(_csv_cell, row))}\n" for row in rows]).encode()
 
 
-def _escaped_cell(cell: Cell) -> str:
+def _csv_cell(cell: Cell) -> str:
     if cell is None:
         return _NULL
-    return _escape(cell if isinstance(cell, str) else str(cell)).replace(_DELIMITER, f"\\{_DELIMITER}")
+    text = cell if isinstance(cell, str) else str(cell)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -24,10 +24,12 @@ class Table:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     json_columns: frozenset[str] = frozenset()
-    numeric_columns: frozenset[str] = frozenset()
+    long_texts: bool = False
+    """Whether a row is a few long texts rather than many short values."""
 
 
-_HEAD = ("session_id", "event_id", "tenant_id", "timestamp")
+# What a drain knows, then what an event begins with: so a row is made of an event without taking it apart.
+_HEAD, _EVENT_HEAD = ("session_id", "tenant_id"), ("event_id", "timestamp")
 _EVENT_KEY = ("session_id", "event_id")
 _NAMES = {
     Family.MESSAGE: "call_messages",
@@ -47,13 +49,11 @@ def _event_table(family: Family) -> Table:
     model = MODELS[family]
     sequence = "query_sequence" if family is Family.RAG else "sequence"
     computed = ("duration_seconds",) if family is Family.PARTICIPANT else ()
-    numeric = ("amount_cents", "usage", "unit_price_cents") if family is Family.COST else ()
     return Table(
         _NAMES[family],
-        (*_HEAD, sequence, *model.columns, *computed, "extra"),
+        (*_HEAD, sequence, *_EVENT_HEAD, *model.columns, *computed, "extra"),
         _EVENT_KEY,
         model.json_columns | {"extra"},
-        frozenset(numeric),
     )
 
 
@@ -61,7 +61,7 @@ EVENT_TABLES: Mapping[Family, Table] = {family: _event_table(family) for family 
 
 RAG_CHUNKS = Table(
     "call_rag_chunks",
-    (*_HEAD, "chunk_rank", *CHUNK_COLUMNS, "content_hash", "extra"),
+    (*_HEAD, "chunk_rank", *_EVENT_HEAD, *CHUNK_COLUMNS, "content_hash", "extra"),
     (*_EVENT_KEY, "chunk_rank"),
     frozenset(("extra",)),
 )
@@ -76,13 +76,13 @@ TRANSCRIPTS = Table(
     ("session_id", "tenant_id", "language", "transcript_text", "transcript_data", "transcript_history"),
     ("session_id",),
     frozenset(("transcript_data", "transcript_history")),
+    long_texts=True,
 )
 COST_BREAKDOWNS = Table(
     "call_cost_breakdowns",
     ("session_id", "currency", "tenant_id", "by_service", "total_cost_cents"),
     ("session_id", "currency"),
     frozenset(("by_service",)),
-    frozenset(("total_cost_cents",)),
 )
 ANALYSIS = Table(
     "call_analysis",
@@ -165,7 +165,6 @@ SESSIONS = Table(
     ),
     ("id",),
     frozenset((*SESSION_DOCUMENTS, "extra", "inferred", "row_counts")),
-    frozenset(("estimated_cost_cents", "total_cost_cents")),
 )
 
 CHILDREN: tuple[Table, ...] = (

@@ -37,47 +37,61 @@ class RejectedField:
 class WritableCall:
     """One call as the writer takes it.
 
-    `merge` says that rows of it are archived already; else `texts` are its children's rows as COPY takes them.
+    `merge` says that rows of it are archived already.
     """
 
     book: Drained
     journal: Entry
     session_row: Row
     rows: dict[Table, list[Row]]
-    texts: dict[Table, str]
     chunk_contents: dict[str, str]
     rejects: list[RejectedField] = field(default_factory=list)
     merge: bool = False
     drop_history: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Calls to be written in one transaction, and the new ones' rows as COPY takes them, by table."""
+
+    calls: Sequence[WritableCall]
+    texts: dict[Table, bytes]
+
+
+def batch_of(calls: Sequence[WritableCall]) -> Batch:
+    """Make a batch of `calls`; what takes time here is better done while another one is being written."""
+    new = [call for call in calls if not call.merge]
+    texts = {SESSIONS: copy_text(SESSIONS, [call.session_row for call in new])}
+    for table in CHILDREN:
+        texts[table] = copy_text(table, [row for call in new for row in call.rows[table]])
+    return Batch(calls, texts)
+
+
 FetchField: TypeAlias = Callable[[str, bytes], Awaitable[bytes]]
 """Given a call SID and a field's name, the field's value: for fields too large to be held beside others."""
 
 
-async def write(connections: ArchiveConnections, calls: Sequence[WritableCall], fetch_field: FetchField) -> set[str]:
-    """Write `calls` in one transaction and return the SIDs that were written.
+async def write(connections: ArchiveConnections, batch: Batch, fetch_field: FetchField) -> set[str]:
+    """Write `batch` in one transaction and return the SIDs that were written.
 
     The others met another drain of the same call and have to be read again. Raises DataRefusedError (nothing was
     written), TransactionTimeoutError or ArchiveUnavailableError; after the last two it is not known whether the
     transaction was committed, and writing it again is harmless.
     """
     async with connections.transaction() as connection:
-        allowed = await advance(connection, [call.book for call in calls])
-        written = [call for call in calls if call.book.call_sid in allowed]
-        new = [call for call in written if not call.merge]
-        if new:
-            await _copy(connection, SESSIONS, copy_text([call.session_row for call in new]))
-            for table in CHILDREN:
-                await _copy(connection, table, "".join([call.texts[table] for call in new if table in call.texts]))
-        await _merge(connection, [call for call in written if call.merge])
-        await _copy(connection, JOURNAL, copy_text([call.journal.row for call in written]))
-        await _keep_contents(connection, written)
-        await _keep_rejects(connection, written, fetch_field)
+        allowed = await advance(connection, [call.book for call in batch.calls])
+        if len(allowed) < len(batch.calls):
+            batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
+        for table, text in batch.texts.items():
+            await _copy(connection, table, text)
+        await _merge(connection, [call for call in batch.calls if call.merge])
+        await _copy(connection, JOURNAL, copy_text(JOURNAL, [call.journal.row for call in batch.calls]))
+        await _keep_contents(connection, batch.calls)
+        await _keep_rejects(connection, batch.calls, fetch_field)
     return allowed
 
 
-async def _copy(connection: Connection, table: Table, text: str) -> None:
+async def _copy(connection: Connection, table: Table, text: bytes) -> None:
     if text:
         async with connection.cursor() as cursor, cursor.copy(copy_statement(table)) as copy:
             await copy.write(text)

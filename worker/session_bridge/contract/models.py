@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal, Required
 
+from msgspec.json import Decoder
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 from pydantic_core import SchemaValidator
 from typing_extensions import TypedDict
 
+from session_bridge.contract.event import Columns, Event, class_of, part_class
 from session_bridge.contract.fields import Family
-from session_bridge.contract.plain import Fields, plain_decoder
 
 _KEEP_UNKNOWN = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
@@ -34,7 +35,8 @@ def as_money(number: Decimal) -> Decimal:
 
 
 _SMALLEST_MONEY, _WIDEST_MONEY = Decimal("1e-10"), Decimal(99_999_999_999_999)
-Money = Annotated[Decimal, Field(max_digits=24, allow_inf_nan=False), AfterValidator(as_money)]
+MOST_DIGITS = 24
+Money = Annotated[Decimal, Field(max_digits=MOST_DIGITS, allow_inf_nan=False), AfterValidator(as_money)]
 Needed = Annotated[str, StringConstraints(min_length=1)]
 # Told apart and parsed by contract.times: what a moment may be written as is wider than one pydantic type.
 Moment = str | float | int | None
@@ -201,19 +203,29 @@ class Recording(_Event, total=False):
     track: str | None
 
 
+CHUNK_COLUMNS = tuple(name for name in Chunk.__annotations__ if name != "content")
+CHUNK_KNOWN = frozenset(Chunk.__annotations__)
+ChunkPart: type[Columns] = part_class(Chunk, CHUNK_COLUMNS, ("content_hash", "extra"))
+"""A chunk in memory: its columns, the hash of its content as the archive writes it, and `content` itself at the end."""
+
+
 @dataclass(frozen=True, slots=True)
 class FamilyModel:
-    """How events of one family are checked and which of their fields are what."""
+    """How events of one family are checked, which of their fields are what, and what they are in memory.
+
+    `decode` reads a plain event and raises NOT_PLAIN for any other.
+    """
 
     family: Family
     validator: SchemaValidator
+    event: type[Event]
+    decode: Callable[[bytes], Event]
     columns: tuple[str, ...]
     json_columns: frozenset[str] = frozenset()
     time_columns: frozenset[str] = frozenset()
+    money_columns: frozenset[str] = frozenset()
     one_of: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
-    plain: Callable[[bytes], Fields] | None = None
-    """Reads the plain ones among them; None where what they need is not told by types alone."""
 
 
 def _family(
@@ -222,33 +234,28 @@ def _family(
     *,
     json: tuple[str, ...] = (),
     times: tuple[str, ...] = (),
+    money: tuple[str, ...] = (),
     one_of: tuple[str, ...] = (),
+    computed: tuple[str, ...] = (),
 ) -> FamilyModel:
     fields = [*model.__annotations__]
     columns = tuple(name for name in fields if name not in ("timestamp", "chunks"))
     validator = TypeAdapter(model).validator
     if not isinstance(validator, SchemaValidator):
         raise TypeError(f"{family}: pydantic's plugins cannot be used here; unset PYDANTIC_DISABLE_PLUGINS' opposite")
+    event = class_of(model, columns, (*computed, "extra"), Event)
     return FamilyModel(
         family=family,
         validator=validator,
+        event=event,
+        decode=Decoder(event).decode,
         columns=columns,
         json_columns=frozenset(json),
         time_columns=frozenset(times),
+        money_columns=frozenset(money),
         one_of=one_of,
         known=frozenset((*fields, "timestamp")),
-        plain=plain_decoder(model, columns) if family in _PLAIN else None,
     )
-
-
-_PLAIN = (
-    Family.MESSAGE,
-    Family.TRANSITION,
-    Family.METRIC,
-    Family.RAG,
-    Family.INTERRUPTION,
-    Family.PARTICIPANT,
-)
 
 
 MODELS: Mapping[str, FamilyModel] = {
@@ -261,12 +268,11 @@ MODELS: Mapping[str, FamilyModel] = {
         _family(Family.EXTRACTION, Extraction, json=("variables_requested", "variables_extracted")),
         _family(Family.INTERRUPTION, Interruption),
         _family(Family.TOOL, ToolCall, json=("arguments", "output")),
-        _family(Family.PARTICIPANT, Participant, times=("joined_at", "left_at")),
-        _family(Family.COST, Cost, one_of=("amount_cents", "usage")),
+        _family(Family.PARTICIPANT, Participant, times=("joined_at", "left_at"), computed=("duration_seconds",)),
+        _family(
+            Family.COST, Cost, money=("amount_cents", "usage", "unit_price_cents"), one_of=("amount_cents", "usage")
+        ),
         _family(Family.RECORDING, Recording, one_of=("recording_sid", "recording_url")),
     )
 }
 """By family name."""
-
-CHUNK_COLUMNS = tuple(name for name in Chunk.__annotations__ if name != "content")
-CHUNK_KNOWN = frozenset(Chunk.__annotations__)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -14,6 +16,22 @@ LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST_DAY, _LAST_YEAR = "1970-01-02", "2200"
 # Only this form: ISO 8601 has others of the same length, which sort elsewhere or which PostgreSQL does not read.
 _CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?\+00:00")
+_DAY = r"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
+_EVERYDAY = re.compile(
+    rf"(?:(?:19[89][0-9]|2[01][0-9][0-9])-{_DAY}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{{6}})?\+00:00\n)+"
+)
+
+
+def all_canonical(moments: Sequence[object]) -> bool:
+    """Whether each of `moments`, at least one, is a text that `canonical_time` would return as it is.
+
+    It is a quick look at all of them together; of a rare one, such as a leap day, it says no.
+    """
+    try:
+        lines = "\n".join(moments) + "\n"  # type: ignore[arg-type]  # what is no text raises
+    except TypeError:
+        return False
+    return lines.count("\n") == len(moments) and _EVERYDAY.fullmatch(lines) is not None
 
 
 def canonical_time(value: object, zone: tzinfo = UTC) -> str:
@@ -54,7 +72,10 @@ def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
 
 
 def _from_text(text: str) -> datetime:
-    # First as a number: to ISO 8601 a run of digits may be a date, but to everybody who writes calls it is an epoch.
+    # To ISO 8601 a run of digits may be a date, but to everybody who writes calls it is an epoch.
+    if text[4:5] == "-":
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
     try:
         number = float(text)
     except ValueError:

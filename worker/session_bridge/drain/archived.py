@@ -9,10 +9,11 @@ from pydantic_core import from_json
 
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.tables import SESSION_DOCUMENTS, STATE_COLUMNS
+from session_bridge.contract.event import Columns, Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
+from session_bridge.contract.models import CHUNK_COLUMNS, MODELS, ChunkPart
 from session_bridge.contract.vocabulary import PROVISIONAL
-from session_bridge.drain.call import Call, Event, UnknownEvent, Value
+from session_bridge.drain.call import Call, UnknownEvent
 
 HISTORY_ID = "history:"
 _DOUBT = ('_at_raw"', 'timestamp_raw"')
@@ -51,18 +52,18 @@ def _doubts(extra: str | None) -> bool:
 
 
 def _events(family: Family, rows: list[dict[str, Any]], archived: ArchivedCall) -> list[Event]:
-    columns = (*MODELS[family].columns, "extra")
+    model = MODELS[family]
     events = []
     for row in rows:
         # Messages made from transcript_history are made anew, from the whole of it.
         if row["event_id"].startswith(HISTORY_ID):
             continue
-        data: dict[str, Value] = {name: row[name] for name in columns if row[name] is not None}
-        for name in MODELS[family].time_columns:
+        data = {name: row[name] for name in (*model.columns, "extra")}
+        for name in model.time_columns:
             data[name] = row[name].isoformat() if row[name] else None
         if family is Family.RAG:
             data["chunks"] = [_chunk(chunk) for chunk in archived.chunks.get(row["event_id"], ())]
-        events.append(Event(row["event_id"], _stamp(row), data))
+        events.append(model.event(event_id=row["event_id"], timestamp=_stamp(row), **data))
     return events
 
 
@@ -70,9 +71,6 @@ def _stamp(row: dict[str, Any]) -> str | None:
     return row["timestamp"].isoformat() if row["timestamp"] else None
 
 
-def _chunk(row: dict[str, Any]) -> dict[str, JsonValue]:
-    names = (*CHUNK_COLUMNS, "content", "extra")
-    chunk = {name: row[name] for name in names if row[name] is not None}
-    if row["content_hash"] is not None:
-        chunk["content_hash"] = f"\\x{row['content_hash'].hex()}"
-    return chunk
+def _chunk(row: dict[str, Any]) -> Columns:
+    content_hash = None if row["content_hash"] is None else f"\\x{row['content_hash'].hex()}"
+    return ChunkPart(**{name: row[name] for name in (*CHUNK_COLUMNS, "content", "extra")}, content_hash=content_hash)

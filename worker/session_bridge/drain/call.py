@@ -9,24 +9,11 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
+from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.plain import Fields
 
 Value: TypeAlias = str | int | float | bool | Decimal | datetime | list[dict[str, JsonValue]] | None
 """A field of an event or of the state; what is kept as JSON is held as its text."""
-
-
-@dataclass(slots=True)
-class Event:
-    """One event: its id in its family, when it happened if that is known, and its fields by column name.
-
-    `timestamp` is in the form of `contract.times.canonical_time`, which sorts as time does. Fields that no column has
-    are in `data["extra"]`, as JSON text.
-    """
-
-    event_id: str
-    timestamp: str | None
-    data: dict[str, Value] | Fields
 
 
 @dataclass(slots=True)

@@ -12,9 +12,10 @@ from typing import TypeVar, cast
 
 from pydantic import JsonValue
 
+from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family, FinalizedBy
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, Status, end_reason_of, status_of
-from session_bridge.drain.call import Call, Event, UnknownEvent, Value
+from session_bridge.drain.call import Call, UnknownEvent, Value
 
 _Item = TypeVar("_Item", Event, UnknownEvent)
 _INFERRED, _WRITER = "inferred", "writer"

@@ -27,7 +27,7 @@ from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.dead import bury
 from session_bridge.archive.journal import Entry, enter
 from session_bridge.archive.reader import read_back
-from session_bridge.archive.writer import write
+from session_bridge.archive.writer import batch_of, write
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
 from session_bridge.drain.company import Company
@@ -224,9 +224,10 @@ class Drainer:
         async def fetch_field(call_sid: str, name: bytes) -> bytes:
             return await self._live.oversize_field(by_sid[call_sid].snapshot, name)
 
+        batch = batch_of([one.writable for one in prepared])
         try:
             async with self._writing:
-                written = await write(self._connections, [one.writable for one in prepared], fetch_field)
+                written = await write(self._connections, batch, fetch_field)
         except DataRefusedError as error:
             if len(prepared) == 1:
                 await self._refused(prepared[0].snapshot, prepared[0].record, str(error))

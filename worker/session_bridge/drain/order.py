@@ -5,19 +5,24 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TypeVar
 
-from session_bridge.drain.call import Event, UnknownEvent
+from session_bridge.contract.event import Event
+from session_bridge.drain.call import UnknownEvent
 
 _Item = TypeVar("_Item", Event, UnknownEvent)
 _LONGEST_ID = 64
 
+_by_time = attrgetter("timestamp")
 _by_time_and_id = attrgetter("timestamp", "event_id")
 
 
 def in_order(events: list[_Item]) -> list[_Item]:
     """The events in the order of the contract."""
-    every_time_known = None not in [event.timestamp for event in events]
-    if every_time_known and not any(map(str.isdigit, [event.event_id for event in events])):
-        return sorted(events, key=_by_time_and_id)
+    stamps = [event.timestamp for event in events]
+    if None not in stamps:
+        if len(set(stamps)) == len(stamps):
+            return sorted(events, key=_by_time)
+        if not any(map(str.isdigit, [event.event_id for event in events])):
+            return sorted(events, key=_by_time_and_id)
     stamp = ""
     keyed = []
     for place, event in enumerate(sorted(events, key=_id_key)):

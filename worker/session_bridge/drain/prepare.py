@@ -10,7 +10,6 @@ import structlog
 from pydantic import JsonValue
 
 from session_bridge.archive.book import Drained, Record, new_session_id
-from session_bridge.archive.copy import copy_text
 from session_bridge.archive.journal import Entry
 from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
@@ -117,8 +116,6 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         journal,
         shaped.session_row,
         shaped.rows,
-        # A call that is new goes in by COPY, and its text is made here, while another batch is being written.
-        {} if kept else {table: copy_text(rows) for table, rows in shaped.rows.items() if rows},
         shaped.chunk_contents,
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -11,6 +10,7 @@ from functools import lru_cache
 from sys import float_info
 from typing import cast
 
+import msgspec
 from msgspec.structs import astuple
 from pydantic import JsonValue
 
@@ -29,11 +29,10 @@ from session_bridge.archive.tables import (
     Row,
     Table,
 )
+from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family, FinalizedBy
-from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
-from session_bridge.contract.plain import Fields
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
-from session_bridge.drain.call import Call, Event, UnknownEvent
+from session_bridge.drain.call import Call, UnknownEvent
 from session_bridge.drain.order import in_order
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction
 from session_bridge.drain.summary import DEFAULT_CURRENCY, costs_by_currency, summarize
@@ -80,8 +79,7 @@ def shape(call: Call, identity: Identity, understanding: Understanding, outcome:
     head = (identity.session_id, identity.tenant_id)
     rows: dict[Table, list[Row]] = {TRANSCRIPTS: _transcript_rows(call, head, messages)}
     for family, table in EVENT_TABLES.items():
-        events = messages if family is Family.MESSAGE else call.of(family)
-        rows[table] = _participant_rows(head, events) if family is Family.PARTICIPANT else _rows(family, head, events)
+        rows[table] = _rows(family, head, messages if family is Family.MESSAGE else call.of(family))
     contents: dict[str, str] = {}
     rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
     rows[UNKNOWN_EVENTS] = _unknown_rows(head, call.unknown_events)
@@ -105,7 +103,7 @@ def digest(call: Call, messages: list[Event]) -> str:
         events = messages if family is Family.MESSAGE else call.of(family)
         parts = [family.value, *[event.event_id for event in events]]
         if family is Family.MESSAGE:
-            parts += [f"{event.data['role']}\x1f{event.data['content']}" for event in events]
+            parts += [f"{event.role}\x1f{event.content}" for event in events]
         total.update("\x1e".join(parts).encode())
     return total.hexdigest()
 
@@ -183,61 +181,43 @@ def _edge_node(call: Call, place: int, *names: str) -> str | None:
     transitions = call.of(Family.TRANSITION)
     if not transitions:
         return None
-    data = transitions[place].data
-    return next((cast("str", data[name]) for name in names if data.get(name)), None)
+    return next((node for name in names if (node := getattr(transitions[place], name))), None)
 
 
 # -- its children ---------------------------------------------------------------------------------------------------
 
 
 def _rows(family: Family, head: tuple[str, str | None], events: list[Event]) -> list[Row]:
-    columns = (*MODELS[family].columns, "extra")
-    count = len(columns) - 1
     session_id, tenant_id = head
-    rows: list[Row] = []
-    for sequence, event in enumerate(events, 1):
-        data = event.data
-        # What is plain has its columns in order, and nothing besides.
-        cells = (*astuple(data)[:count], None) if isinstance(data, Fields) else map(data.get, columns)
-        rows.append((session_id, event.event_id, tenant_id, event.timestamp, sequence, *cast("Iterable[Cell]", cells)))
-    if family is Family.COST:
-        return [_with_currency(row) for row in rows]
-    return rows
+    if family is Family.PARTICIPANT:
+        for event in events:
+            event.duration_seconds = _seconds(event.joined_at, event.left_at)
+    elif family is Family.COST:
+        for event in events:
+            event.currency = event.currency or DEFAULT_CURRENCY
+    elif family is Family.RAG:
+        # Without its chunks, which have rows of their own.
+        return [(session_id, tenant_id, place, *astuple(event)[:-1]) for place, event in enumerate(events, 1)]
+    return [(session_id, tenant_id, place, *astuple(event)) for place, event in enumerate(events, 1)]
 
 
-_CHUNK_COLUMNS = len(CHUNK_COLUMNS)
-_CURRENCY = EVENT_TABLES[Family.COST].columns.index("currency")
-
-
-def _with_currency(row: Row) -> Row:
-    return (*row[:_CURRENCY], row[_CURRENCY] or DEFAULT_CURRENCY, *row[_CURRENCY + 1 :])
-
-
-def _participant_rows(head: tuple[str, str | None], events: list[Event]) -> list[Row]:
-    rows = []
-    for row, event in zip(_rows(Family.PARTICIPANT, head, events), events, strict=True):
-        joined, left = event.data.get("joined_at"), event.data.get("left_at")
-        seconds = None
-        if isinstance(joined, str) and isinstance(left, str) and left >= joined:
-            seconds = (datetime.fromisoformat(left) - datetime.fromisoformat(joined)).total_seconds()
-        rows.append((*row[:-1], seconds, row[-1]))
-    return rows
+def _seconds(joined: str | None, left: str | None) -> float | None:
+    if joined is None or left is None or left < joined:
+        return None
+    return (datetime.fromisoformat(left) - datetime.fromisoformat(joined)).total_seconds()
 
 
 def _chunk_rows(head: tuple[str, str | None], retrievals: list[Event], contents: dict[str, str]) -> list[Row]:
     session_id, tenant_id = head
     rows: list[Row] = []
     for event in retrievals:
-        for rank, chunk in enumerate(cast("list[dict[str, Cell] | Fields]", event.data.get("chunks") or ()), 1):
-            content = cast("str | None", chunk.get("content"))
-            # A chunk read back from the archive has its content's hash instead of the content.
-            content_hash = chunk.get("content_hash")
+        for rank, chunk in enumerate(event.chunks or (), 1):
+            content = chunk.content
+            # A chunk read back from the archive may have its content's hash alone.
             if content is not None:
-                content_hash = _known_hash(content) if len(content) <= _SHORT else _hash(content)
-                contents[content_hash] = content
-            cells = astuple(chunk)[:_CHUNK_COLUMNS] if isinstance(chunk, Fields) else map(chunk.get, CHUNK_COLUMNS)
-            when = event.timestamp
-            rows.append((session_id, event.event_id, tenant_id, when, rank, *cells, content_hash, chunk.get("extra")))
+                chunk.content_hash = _known_hash(content) if len(content) <= _SHORT else _hash(content)
+                contents[chunk.content_hash] = content
+            rows.append((session_id, tenant_id, rank, event.event_id, event.timestamp, *astuple(chunk)[:-1]))
     return rows
 
 
@@ -264,23 +244,41 @@ def _unknown_rows(head: tuple[str, str | None], events: list[UnknownEvent]) -> l
     ]
 
 
+class _Said(msgspec.Struct, omit_defaults=True, gc=False):
+    """A message in `transcript_data`; what is not known is left out."""
+
+    sequence: int
+    role: str
+    content: str
+    timestamp: str | None = None
+    speaker: str | None = None
+    start_ms: float | None = None
+    end_ms: float | None = None
+    turn_number: int | None = None
+    node_id: str | None = None
+
+
 def _transcript_rows(call: Call, head: tuple[str, str | None], messages: list[Event]) -> list[Row]:
     if not messages and not call.history:
         return []
-    lines, items = [], []
-    for sequence, event in enumerate(messages, 1):
-        data = event.data
-        lines.append(f"{data.get('speaker') or data['role']}: {data['content']}")
-        item: dict[str, JsonValue] = {"sequence": sequence, "role": data["role"], "content": data["content"]}  # type: ignore[dict-item]  # a message has text here
-        if event.timestamp:
-            item["timestamp"] = event.timestamp
-        for name in ("speaker", "start_ms", "end_ms", "turn_number", "node_id"):
-            if data.get(name) is not None:
-                item[name] = data[name]  # type: ignore[assignment]  # text or number
-        items.append(item)
+    lines = [f"{event.speaker or event.role}: {event.content}" for event in messages]
+    items = [
+        _Said(
+            place,
+            event.role,
+            event.content,
+            event.timestamp,
+            event.speaker,
+            event.start_ms,
+            event.end_ms,
+            event.turn_number,
+            event.node_id,
+        )
+        for place, event in enumerate(messages, 1)
+    ]
     history = dump_json(cast("JsonValue", call.history)) if call.history else None
     language = cast("Cell", call.state.get("language"))
-    return [(*head, language, "\n".join(lines), dump_json(cast("JsonValue", items)), history)]
+    return [(*head, language, "\n".join(lines), msgspec.json.encode(items).decode(), history)]
 
 
 def _cost_rows(call: Call, head: tuple[str, str | None]) -> list[Row]:

@@ -8,12 +8,12 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 from math import floor, isfinite
-from typing import cast
 
 from session_bridge.archive.tables import Cell
+from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import MetricType
-from session_bridge.drain.call import Call, Event
+from session_bridge.drain.call import Call
 
 DEFAULT_CURRENCY = "USD"
 # Sums that no column can hold are left out; what they are sums of is archived all the same.
@@ -25,12 +25,12 @@ def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
     """The summary columns of `call_sessions`; `messages` in their order."""
     metrics: dict[str, list[float]] = {}
     for event in call.of(Family.METRIC):
-        metrics.setdefault(cast("str", event.data["metric_type"]), []).append(cast("float", event.data["value"]))
+        metrics.setdefault(event.metric_type, []).append(event.value)
     latencies = sorted(metrics.get(MetricType.USER_TO_BOT_LATENCY, ()))
     retrievals, extractions = call.of(Family.RAG), call.of(Family.EXTRACTION)
     prompt = _total(metrics.get(MetricType.LLM_PROMPT_TOKENS))
     completion = _total(metrics.get(MetricType.LLM_COMPLETION_TOKENS))
-    roles = Counter(event.data["role"] for event in messages)
+    roles = Counter([event.role for event in messages])
     return {
         "duration_seconds": _duration(call),
         "total_turns": count_turns(messages),
@@ -40,7 +40,7 @@ def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
         "total_transitions": len(call.of(Family.TRANSITION)),
         "total_interruptions": len(call.of(Family.INTERRUPTION)),
         "total_rag_retrievals": len(retrievals),
-        "total_rag_chunks": sum(len(cast("list[object]", event.data.get("chunks") or ())) for event in retrievals),
+        "total_rag_chunks": sum(len(event.chunks or ()) for event in retrievals),
         "total_extractions": len(extractions),
         "total_tool_calls": len(call.of(Family.TOOL)),
         "avg_stt_delay_ms": _mean(metrics.get(MetricType.STT_DELAY)),
@@ -62,7 +62,7 @@ def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
 
 def count_turns(messages: Iterable[Event]) -> int:
     """How often the word went over: runs of messages by one of the user and the assistant."""
-    speakers = [event.data["role"] for event in messages if event.data["role"] in ("user", "assistant")]
+    speakers = [event.role for event in messages if event.role in ("user", "assistant")]
     return sum(1 for _ in groupby(speakers))
 
 
@@ -70,14 +70,12 @@ def costs_by_currency(call: Call) -> dict[str, dict[str, Decimal]]:
     """What was charged, in cents, by currency and service; usage counts where a unit price came with it."""
     costs: dict[str, dict[str, Decimal]] = {}
     for event in call.of(Family.COST):
-        data = event.data
-        amount = cast("Decimal | None", data.get("amount_cents"))
-        if amount is None and data.get("usage") is not None and data.get("unit_price_cents") is not None:
-            amount = cast("Decimal", data["usage"]) * cast("Decimal", data["unit_price_cents"])
+        amount: Decimal | None = event.amount_cents
+        if amount is None and event.usage is not None and event.unit_price_cents is not None:
+            amount = event.usage * event.unit_price_cents
         if amount is not None:
-            services = costs.setdefault(cast("str", data.get("currency") or DEFAULT_CURRENCY), {})
-            service = cast("str", data["service"])
-            services[service] = services.get(service, Decimal(0)) + amount
+            services = costs.setdefault(event.currency or DEFAULT_CURRENCY, {})
+            services[event.service] = services.get(event.service, Decimal(0)) + amount
     return {
         currency: services
         for currency, services in costs.items()
@@ -117,8 +115,7 @@ def _finite(value: float) -> float | None:
 
 
 def _times(events: list[Event]) -> list[float]:
-    times = (event.data.get("processing_time_ms") for event in events)
-    return [cast("float", time) for time in times if time is not None]
+    return [event.processing_time_ms for event in events if event.processing_time_ms is not None]
 
 
 def _duration(call: Call) -> float | None:

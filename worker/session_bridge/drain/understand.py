@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from decimal import Decimal, InvalidOperation
 from fnmatch import translate
+from functools import cache
 from math import isfinite
 from typing import cast
 
 from pydantic import JsonValue, ValidationError
 
+from session_bridge.contract.event import NOT_PLAIN, Event
 from session_bridge.contract.fields import (
     ARRAY_DOCUMENTS,
     DEFAULT_IGNORE_FIELDS,
@@ -25,31 +27,15 @@ from session_bridge.contract.fields import (
     TRANSCRIPT_HISTORY,
     Family,
 )
-from session_bridge.contract.models import CHUNK_KNOWN, MODELS, FamilyModel, as_money
-from session_bridge.contract.plain import NOT_PLAIN
+from session_bridge.contract.models import MODELS, FamilyModel, as_money
 from session_bridge.contract.times import canonical_time, parse_time
-from session_bridge.contract.vocabulary import LATENCY_TYPES
-from session_bridge.drain.call import Call, Event, Reject, UnknownEvent, Value
+from session_bridge.drain.call import Call, Reject, UnknownEvent, Value
+from session_bridge.drain.events import EventRules, are_event_ids, finish, read_any, read_plain, validate_leniently
 from session_bridge.drain.values import dump_json, load_json, read_text
 
-_EVENT_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
-_LONGEST_ID = 64
 _MODELS = {family.encode(): model for family, model in MODELS.items()}
 _TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
 _FALSE = frozenset(("0", "false", "f", "no", "n", "off"))
-_ROLES = {
-    "agent": "assistant",
-    "ai": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "caller": "user",
-    "customer": "user",
-    "human": "user",
-    "developer": "system",
-    "function": "tool",
-}
-_MILLISECONDS = {"s": 1000.0, "sec": 1000.0, "seconds": 1000.0, "second": 1000.0, "us": 0.001, "ns": 0.000001}
-_NUL = b"\\u0000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +52,32 @@ class Understanding:
         return _Reader(self, call_sid).read(fields, oversize)
 
 
+@cache
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, globs)) or r"(?!)")
+
+
 class _Reader:
     """Reads one live session."""
 
     def __init__(self, rules: Understanding, call_sid: str) -> None:
         self._rules = rules
+        self._event_rules = EventRules(rules.metric_unit, rules.zone)
+        self._ignored = _pattern(tuple(rules.ignore_fields))
         self._call = Call(call_sid)
-        self._ignored = re.compile("|".join(map(translate, rules.ignore_fields)) or r"(?!)")
         self._events = 0
 
     def read(self, fields: Mapping[bytes, bytes], oversize: Mapping[bytes, int]) -> Call:
+        found: dict[bytes, list[tuple[bytes, bytes]]] = {family: [] for family in _MODELS}
         for field, value in fields.items():
             family, colon, event_id = field.partition(b":")
-            model = _MODELS.get(family)
-            if model is not None and colon:
-                self._event(model, field, event_id, value)
+            if colon and family in found:
+                found[family].append((event_id, value))
             else:
                 self._field(field, value)
+        for family, events in found.items():
+            if events:
+                self._family(_MODELS[family], events)
         for field, size in oversize.items():
             if not self._ignored.match(field.decode("utf-8", "replace")):
                 error = f"{size:,} bytes, more than SESSION_BRIDGE_MAX_FIELD_BYTES allows"
@@ -91,101 +86,45 @@ class _Reader:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _event(self, model: FamilyModel, field: bytes, event_id: bytes, value: bytes) -> None:
-        # Most ids are letters and digits, which is sooner seen than matched.
-        if not (event_id.isalnum() and len(event_id) <= _LONGEST_ID) and not _EVENT_ID.fullmatch(event_id):
+    def _family(self, model: FamilyModel, found: Sequence[tuple[bytes, bytes]]) -> None:
+        """Read all the events of one family: together if they are plain, else one by one."""
+        if self._events + len(found) <= self._rules.max_events:
+            ids, values = [event_id for event_id, _ in found], [value for _, value in found]
+            if are_event_ids(ids):
+                try:
+                    self._call.events[model.family] = read_plain(model, ids, values, self._event_rules)
+                except (*NOT_PLAIN, ValueError):
+                    pass
+                else:
+                    self._events += len(found)
+                    return
+        for event_id, value in found:
+            self._event(model, event_id, value)
+
+    def _event(self, model: FamilyModel, event_id: bytes, value: bytes) -> None:
+        field = b"%s:%s" % (model.family.encode(), event_id)
+        if not are_event_ids([event_id]):
             self._reject(field, value, "event id", "an event id is 1 to 64 of A-Z a-z 0-9 _ . -")
             return
         self._events += 1
         if self._events > self._rules.max_events:
             self._reject_surplus(field, value)
             return
-        cleaned = False
         try:
-            event = self._plain_event(model, event_id, value)
-            if event is None:
-                data = None if _NUL in value else _validate(model, value)
-                if data is None:
-                    data, cleaned = _validate_leniently(model, value)
-                event = self._finish(model, event_id.decode(), data)
+            try:
+                [event] = read_plain(model, [event_id], [value], self._event_rules)
+            except (*NOT_PLAIN, ValueError):
+                event, cleaned = read_any(model, event_id.decode(), value, self._event_rules, self._call)
+                if cleaned:
+                    self._cleaned(field, value)
         except ValueError as error:
             self._reject(field, value, "not a valid event", explain(error))
             return
-        if cleaned:
-            self._cleaned(field, value)
         self._call.events.setdefault(model.family, []).append(event)
 
     def _reject_surplus(self, field: bytes, value: bytes) -> None:
         error = f"more than {self._rules.max_events:,} events in one call (SESSION_BRIDGE_MAX_EVENTS)"
         self._reject(field, value, "too many events", error)
-
-    def _plain_event(self, model: FamilyModel, event_id: bytes, value: bytes) -> Event | None:
-        """The event if it is plain throughout, as most are; None if the tolerant way has to be taken."""
-        if model.plain is None or _NUL in value:
-            return None
-        try:
-            data = model.plain(value)
-            moment = data["timestamp"]
-            stamp = canonical_time(moment, self._rules.zone) if moment else None
-            for column in model.time_columns:
-                data[column] = canonical_time(data[column], self._rules.zone) if data[column] else None
-        except (*NOT_PLAIN, ValueError):
-            return None
-        if model.family is Family.METRIC and data["metric_type"] in LATENCY_TYPES:
-            if (data["unit"] or self._rules.metric_unit) != "ms":
-                return None
-            data["unit"] = "ms"
-        return Event(event_id.decode(), stamp, data)
-
-    def _finish(self, model: FamilyModel, event_id: str, data: dict[str, Value]) -> Event:
-        """Give a validated event its types: moments, JSON as text, and what no column has in `extra`."""
-        for column in model.json_columns:
-            if data.get(column) is not None:
-                data[column] = dump_json(cast("JsonValue", data[column]))
-        extra: dict[str, JsonValue] = {}
-        if not data.keys() <= model.known:
-            for name in data.keys() - model.known:
-                extra[name] = cast("JsonValue", data.pop(name))
-        timestamp = self._moment("timestamp", data.pop("timestamp", None), extra)
-        for column in model.time_columns:
-            data[column] = self._moment(column, data.get(column), extra)
-        for column in model.one_of:
-            if data.get(column) is not None:
-                break
-        else:
-            if model.one_of:
-                raise ValueError(f"needs {' or '.join(model.one_of)}")
-        if model.family is Family.METRIC:
-            self._to_milliseconds(data)
-        elif model.family is Family.RAG:
-            _finish_chunks(cast("list[dict[str, JsonValue]]", data.get("chunks") or []))
-        if extra:
-            data["extra"] = dump_json(extra)
-        return Event(event_id, timestamp, data)
-
-    def _moment(self, name: str, value: object, extra: dict[str, JsonValue]) -> str | None:
-        """The moment `value` names; one that makes no sense is kept as it came, beside the columns."""
-        if value is None or value == "":
-            return None
-        try:
-            return canonical_time(value, self._rules.zone)
-        except ValueError:
-            extra[f"{name}_raw"] = cast("JsonValue", value)
-            self._call.doubtful = True
-            return None
-
-    def _to_milliseconds(self, data: dict[str, Value]) -> None:
-        if data["metric_type"] not in LATENCY_TYPES:
-            return
-        unit = data.get("unit") or self._rules.metric_unit
-        if unit != "ms":
-            factor = _MILLISECONDS.get(str(unit).lower())
-            if factor is None:
-                return
-            value = data["value"] = cast("float", data["value"]) * factor
-            if not isfinite(value):
-                raise ValueError("the number is too large")
-        data["unit"] = "ms"
 
     # -- everything else --------------------------------------------------------------------------------------------
 
@@ -197,7 +136,7 @@ class _Reader:
             self._reject(field, value, "field name", "a field's name is UTF-8 text without U+0000")
         elif name in DOCUMENTS:
             self._document(name, field, value)
-        elif match := EVENT_FIELD.fullmatch(name):
+        elif ":" in name and (match := EVENT_FIELD.fullmatch(name)):
             self._unknown_event(match[1], match[2], field, value)
         else:
             text, cleaned = read_text(value)
@@ -269,7 +208,7 @@ class _Reader:
                     raise ValueError("an item of transcript_history is an object with role and content")  # noqa: TRY301, TRY004
                 if "content" not in item and "text" in item:
                     item["content"] = item.pop("text")
-                _validate_leniently(model, dump_json(item).encode())
+                validate_leniently(model, dump_json(item).encode())
             except ValueError as error:
                 self._reject(field, raw, "not a valid message", explain(error))
             else:
@@ -277,8 +216,8 @@ class _Reader:
 
     def history_event(self, event_id: str, item: dict[str, JsonValue]) -> Event:
         """One item of the older form of the transcript as a message."""
-        data, _ = _validate_leniently(MODELS[Family.MESSAGE], dump_json(item).encode())
-        return self._finish(MODELS[Family.MESSAGE], event_id, data)
+        data, _ = validate_leniently(MODELS[Family.MESSAGE], dump_json(item).encode())
+        return finish(MODELS[Family.MESSAGE], event_id, data, self._event_rules, self._call)
 
     def _unknown_event(self, family: str, event_id: str, field: bytes, raw: bytes) -> None:
         self._events += 1
@@ -320,33 +259,6 @@ def history_events(rules: Understanding, call: Call) -> list[Event]:
     events = [reader.history_event(f"history:{place:06}", item) for place, item in enumerate(call.history, 1)]
     call.doubtful = call.doubtful or reader._call.doubtful  # noqa: SLF001  # its own reader
     return events
-
-
-def _validate(model: FamilyModel, raw: bytes) -> dict[str, Value] | None:
-    """The event in `raw`, or None if it takes the tolerant way to tell."""
-    try:
-        return cast("dict[str, Value]", model.validator.validate_json(raw))
-    except ValidationError:
-        return None
-
-
-def _validate_leniently(model: FamilyModel, raw: bytes) -> tuple[dict[str, Value], bool]:
-    value, cleaned = load_json(raw)
-    if not isinstance(value, dict):
-        raise ValueError(f"an event is a JSON object, this is {type(value).__name__}")  # noqa: TRY004
-    role = value.get("role")
-    if model.family is Family.MESSAGE and isinstance(role, str):
-        word = role.strip().lower()
-        if word != role or word in _ROLES:
-            value["role"] = _ROLES.get(word, word)
-            value["role_raw"] = role
-    return cast("dict[str, Value]", model.validator.validate_python(value)), cleaned
-
-
-def _finish_chunks(chunks: list[dict[str, JsonValue]]) -> None:
-    for chunk in chunks:
-        if not chunk.keys() <= CHUNK_KNOWN:
-            chunk["extra"] = dump_json({name: chunk.pop(name) for name in chunk.keys() - CHUNK_KNOWN})
 
 
 def explain(error: ValueError) -> str:

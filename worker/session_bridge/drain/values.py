@@ -54,8 +54,8 @@ def clean_text(text: str) -> str:
 def read_text(raw: bytes) -> tuple[str, bool]:
     """`raw` as text that PostgreSQL can hold; the flag says whether something had to be replaced."""
     text, replaced = _decode(raw)
-    cleaned = clean_text(text)
-    return cleaned, replaced or cleaned != text
+    # What was decoded has no surrogates.
+    return (text.replace("\x00", ""), True) if "\x00" in text else (text, replaced)
 
 
 def _decode(raw: bytes) -> tuple[str, bool]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from session_bridge.contract.event import NOT_PLAIN, Event
 from session_bridge.contract.fields import Family
 from session_bridge.contract.models import MODELS
-from session_bridge.contract.plain import NOT_PLAIN, Fields
 from session_bridge.drain import understand
 from session_bridge.drain.understand import Understanding
 
@@ -39,28 +40,31 @@ events = st.fixed_dictionaries(
 )
 
 
+def refuse(*_: object) -> None:
+    raise ValueError("not this way")
+
+
 def told(family: str, raw: bytes) -> Any:
     call = Understanding().call("CA1", {f"{family}:1".encode(): raw}, {})
     rejects = [(reject.field, reject.raw, reject.reason) for reject in call.rejects]
     kept = []
     for event in call.of(Family(family)):
-        columns = (*MODELS[family].columns, "extra", "chunks")
-        data: dict[str, Any] = {name: event.data.get(name) for name in columns}
-        data["chunks"] = [
-            {name: part.get(name) for name in (*likely, "score", "chunk_index", "filename", "extra")}
-            for part in data["chunks"] or []
-        ]
-        kept.append((event.event_id, event.timestamp, data))
+        data = msgspec.structs.asdict(event)
+        for name in MODELS[family].json_columns:
+            data[name] = data[name] and json.loads(data[name])
+        if "chunks" in data:
+            data["chunks"] = [msgspec.structs.asdict(part) for part in data["chunks"] or []]
+        kept.append(data)
     return kept, rejects, call.doubtful
 
 
-@pytest.mark.parametrize("family", [family for family, model in MODELS.items() if model.plain])
+@pytest.mark.parametrize("family", [*MODELS])
 @given(event=events)
 def test_what_is_read_quickly_is_read_as_the_models_read_it(family: str, event: dict[str, Any]) -> None:
     raw = json.dumps(event).encode()
     quick = told(family, raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(understand._Reader, "_plain_event", lambda *_: None)
+        patch.setattr(understand, "read_plain", refuse)
         assert quick == told(family, raw)
 
 
@@ -71,9 +75,7 @@ def test_what_agents_write_every_day_is_read_quickly(family: str) -> None:
         "metric": {"metric_type": "llm_ttfb", "value": 320, "unit": "ms", "turn_number": 4},
         "rag": {"query_text": "opening hours", "top_k": 5, "chunks": [{"chunk_id": "7", "content": "9 to 5"}]},
     }
-    plain = MODELS[family].plain
-    assert plain is not None
-    assert isinstance(plain(json.dumps(everyday[family]).encode()), Fields)
+    assert isinstance(MODELS[family].decode(json.dumps(everyday[family]).encode()), Event)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,5 @@ def test_what_agents_write_every_day_is_read_quickly(family: str) -> None:
     ],
 )
 def test_what_is_not_plain_is_left_to_the_models(raw: bytes) -> None:
-    plain = MODELS["message"].plain
-    assert plain is not None
     with pytest.raises(NOT_PLAIN):
-        plain(raw)
+        MODELS["message"].decode(raw)
