@@ -135,9 +135,9 @@ def _messages(report: ReportFields, items: list[JsonValue]) -> bool:
         role = part.look_text("role")
         if role == "tool_calls":
             _tool_calls(part, place, tools)
-            # What is no time is kept as it came, as is a number that came as a text.
+            # What is no time is kept as it came, as is what should be a number and is none.
             known = {"role", *(["time"] if part.look_moment("time") is not None else [])}
-            known |= {name for name in ("time", "secondsFromStart") if not isinstance(part.look(name), str)}
+            known |= {name for name in ("time", "secondsFromStart") if isinstance(part.look(name), int | float)}
             if rest := _but(part.rest(), *known):
                 report.kept(f"item-{place:04}", {"role": role, **rest})
         elif role == "tool_call_result":
