@@ -11,9 +11,7 @@ import contextlib
 import gc
 import json
 import math
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
@@ -206,7 +204,7 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([drains, arq, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
     bridge.loop.stop()
-    asyncio.get_running_loop().call_later(bridge.settings.shutdown_seconds + _STUCK_SECONDS, _leave)
+    stuck = asyncio.get_running_loop().call_later(bridge.settings.shutdown_seconds + _STUCK_SECONDS, _say_what_is_stuck)
     # What a retention has begun the next one ends.
     await end_tasks(arq, upkeep, watching, stopping, *_beside)
     # Only a loop that has ended begins no batch after those that `finish` waits for.
@@ -214,19 +212,23 @@ async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) 
     await end_tasks(*late)
     results = await asyncio.gather(drains, arq, upkeep, stopping, watching, return_exceptions=True)
     await bridge.loop.finish(bridge.settings.shutdown_seconds)
+    stuck.cancel()
     log.info("worker.stopped", archived=bridge.drainer.counts.archived, merged=bridge.drainer.counts.merged)
     for result in results:
         if isinstance(result, Exception):
             raise result
 
 
-def _leave() -> None:
-    """End the process, though something in it does not end: what it has in hand falls due again with its lease."""
-    stuck = [str(task.get_coro()) for task in asyncio.all_tasks() if not task.done()]
-    log.error("worker.stuck", tasks=stuck, advice="please report it; its claims fall due again with their leases")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def _say_what_is_stuck() -> None:
+    """Tell where a worker is that does not end."""
+    places = []
+    for task in asyncio.all_tasks():
+        if frames := task.get_stack(limit=1):
+            code = frames[0].f_code
+            places.append(f"{code.co_qualname} {Path(code.co_filename).name}:{frames[0].f_lineno}")
+    log.error(
+        "worker.stuck", tasks=places, advice="please report it; end it, and its claims fall due again with their leases"
+    )
 
 
 async def _keep_arq_running(bridge: Bridge) -> None:
