@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,11 +13,14 @@ import psycopg
 import pytest
 
 from session_bridge.archive.compatibility import VIEWS, drop_compatibility_views, make_compatibility_views
+from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.migrations import migrate
 from session_bridge.archive.refresh import freshness, refresh_views
 from session_bridge.archive.statistics import statistics
 from session_bridge.contract import ids
 from session_bridge.errors import SchemaError
+from session_bridge.tasks import end_tasks
+from session_bridge.upkeep import loop as upkeep
 
 NOON = (ids.now() - timedelta(days=2)).replace(hour=12, minute=0, second=0, microsecond=0)
 
@@ -179,6 +184,23 @@ async def test_one_refresh_at_a_time_also_without_session_locks(some: Any, datab
         assert await refresh_views(connections) == {}, "another one runs"
         other.rollback()
         assert len(await refresh_views(connections)) == 2
+
+
+async def test_upkeep_ends_though_a_wait_swallowed_the_cancellation(some: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def refresh(connections: ArchiveConnections, older_than: float) -> dict[str, float]:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await refresh_views(connections, older_than)
+
+    monkeypatch.setattr(upkeep, "refresh_views", refresh)
+    keeping = asyncio.create_task(upkeep.keep_up(some.bridge.settings, None))
+    await begun.wait()
+    async with asyncio.timeout(20):
+        await end_tasks(keeping)
+    assert keeping.cancelled()
 
 
 async def test_a_refresh_by_hand_is_left_alone_and_readers_wait_for_none(some: Any, database_url: str) -> None:

@@ -17,6 +17,7 @@ from session_bridge.archive.refresh import refresh_views
 from session_bridge.errors import BridgeError
 from session_bridge.service import addresses
 from session_bridge.settings import Settings
+from session_bridge.tasks import end_tasks
 from session_bridge.upkeep.embed import Embedder, embed_archived
 
 log = structlog.get_logger(__name__)
@@ -49,10 +50,13 @@ async def keep_up(settings: Settings, embedder: Embedder | None) -> None:
             if embedder is not None and (embedded := await embed_archived(connections, embedder, overlap)):
                 log.info("calls.embedded", model=embedder.model, calls=embedded)
 
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_again_and_again(refresh, settings.refresh_seconds, "views.waiting"))
-            if embedder is not None:
-                tasks.create_task(_again_and_again(embed, EMBED_SECONDS, "embedding.waiting"))
+        tasks = [asyncio.create_task(_again_and_again(refresh, settings.refresh_seconds, "views.waiting"))]
+        if embedder is not None:
+            tasks.append(asyncio.create_task(_again_and_again(embed, EMBED_SECONDS, "embedding.waiting")))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end_tasks(*tasks)
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float, waiting: str) -> None:
