@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from benchmark.workload import SIZES, LiveCall, Workload
 from session_bridge.archive import writer
 from session_bridge.contract.models import MODELS
 from session_bridge.drain import drainer, prepare
+from session_bridge.jobs import look_for_garbage_seldom
 from session_bridge.live.sessions import LiveSessions
 from session_bridge.service import Bridge, open_bridge
 from session_bridge.settings import load_settings
@@ -42,6 +44,7 @@ class Stage:
 STAGES = (
     Stage("claim", LiveSessions, "claim"),
     Stage("look up in the book", drainer, "look_up"),
+    Stage("weigh", LiveSessions, "weigh"),
     Stage("read from Redis", LiveSessions, "read"),
     Stage("understand", drainer, "read"),
     Stage("shape", drainer, "prepare"),
@@ -132,7 +135,8 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
     for title, merged in (("new calls", False), ("calls checkpointed before", True)):
         steps.begin(f"profile: {title}")
         lab.empty()
-        stages = asyncio.run(_drain(lab, plan, workload.calls("profile"), merged=merged))
+        with _as_in_a_worker():
+            stages = asyncio.run(_drain(lab, plan, workload.calls("profile"), merged=merged))
         result.figures[title.replace(" ", "_")] = {
             name.strip(): {
                 "wall_ms_per_call": spent.wall / count * 1000,
@@ -145,6 +149,18 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
         steps.done()
     result.sheets[0].note += f". Of understanding, the validation of all events by itself is {validation:.3f} ms"
     return result
+
+
+@contextmanager
+def _as_in_a_worker() -> Iterator[None]:
+    """Look for garbage as seldom as a worker does."""
+    usual = gc.get_threshold()
+    look_for_garbage_seldom()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
 
 
 def _validation(calls: list[LiveCall]) -> float:

@@ -17,7 +17,7 @@ from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
 from session_bridge.archive.writer import WritableCall
 from session_bridge.contract.ids import now
 from session_bridge.drain.prepare import DrainRules, prepare, read
-from session_bridge.live.sessions import Claim, Queue, Snapshot
+from session_bridge.live.snapshot import Claim, Queue, Snapshot
 
 _BOOK = Table(
     "call_sids",
@@ -83,7 +83,7 @@ def make_ready(calls: Sequence[LiveCall], batch_size: int, *, with_contents: boo
 def writable(call: LiveCall) -> WritableCall:
     """A call as the bridge's writer takes it."""
     rules, moment = DrainRules(), now()
-    snapshot = Snapshot(Claim(call.call_sid, Queue.READY, b"1", due_ms=1.0), dict(call.fields))
+    snapshot = Snapshot(Claim(call.call_sid, Queue.READY, b"1", due_ms=1.0), call.size_bytes, dict(call.fields))
     return prepare(rules, read(rules, snapshot, []), None, moment).writable
 
 

@@ -158,8 +158,11 @@ class Workload:
     def _event(self, family: str, place: int, turn: int) -> dict[str, object]:
         draw = self._random
         if family == "metric":
+            kind = _METRICS[place % len(_METRICS)]
+            if kind == "llm_prompt_tokens":
+                return {"metric_type": kind, "value": draw.randrange(200, 4000), "unit": "tokens", "turn_number": turn}
             value = round(draw.uniform(20, 900), 3)
-            return {"metric_type": _METRICS[place % len(_METRICS)], "value": value, "unit": "ms", "turn_number": turn}
+            return {"metric_type": kind, "value": value, "unit": "ms", "turn_number": turn}
         if family == "rag":
             query = {"query_text": self._words(5, 10), "search_mode": "hybrid", "top_k": self.size.chunks}
             return query | {"processing_time_ms": round(draw.uniform(5, 60), 2), "chunks": self._chunks()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from session_bridge.live.sessions import Queue
+from session_bridge.live.snapshot import Queue
 
 
 async def test_two_batches_pay_the_debts_of_a_third(bridge: Any) -> None:

@@ -29,7 +29,8 @@ from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.errors import RedisUnavailableError
 from session_bridge.ledger import take_ledger
-from session_bridge.live.sessions import Claim, LiveSessions, Queue, Release, Snapshot
+from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.snapshot import Claim, Queue, Release, Snapshot
 
 POINTS = ("read", "write", "written", "release", "released")
 FIELDS = ("agent_name", "summary", "recording_url", "final_node", "unheard_of")
@@ -169,10 +170,9 @@ async def reach(point: str) -> None:
 class PausingSessions(LiveSessions):
     """Live sessions whose worker can be paused around what it does with them, and which a dead worker cannot reach."""
 
-    async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
-        snapshots = await super().read(claims)
+    async def read(self, group: Sequence[Snapshot]) -> None:
+        await super().read(group)
         await reach("read")
-        return snapshots
 
     async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:
         await reach("release")

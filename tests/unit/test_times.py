@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from session_bridge.contract.times import EARLIEST, LATEST, canonical_time, parse_time
+from session_bridge.contract.times import EARLIEST, LATEST, canonical_time, canonical_times, parse_time
 
 moments = st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC))
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -68,6 +68,7 @@ anything = st.one_of(
 @example("2026-11-20T100000.1+00:00")
 @example("2026-11-20T10:00:00+00:00")
 @example("2199-12-31T23:59:59.999999+00:00")
+@example("2026-11-20T10:00:00.000000+00:00")
 @example(-90_000_000_000)
 def test_a_time_is_a_moment_between_1970_and_2200_or_a_value_error_and_nothing_else(value: Any) -> None:
     try:
@@ -84,3 +85,38 @@ def test_a_time_is_a_moment_between_1970_and_2200_or_a_value_error_and_nothing_e
 def test_canonical_times_sort_as_the_moments_they_name(several: list[datetime]) -> None:
     texts = [canonical_time(moment.isoformat()) for moment in several]
     assert [parse_time(text) for text in sorted(texts)] == sorted(several)
+
+
+def _javascript(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+forms = st.sampled_from(
+    [
+        datetime.isoformat,
+        _javascript,
+        lambda moment: moment.isoformat(timespec="milliseconds"),
+        lambda moment: moment.isoformat(timespec="microseconds"),
+        lambda moment: moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        lambda moment: moment.isoformat() + "\n",
+        lambda moment: moment.timestamp(),
+    ]
+)
+
+
+@given(st.lists(st.tuples(moments, forms), min_size=1, max_size=6))
+@example([(datetime(2026, 11, 20, 10, tzinfo=UTC), _javascript), (datetime(2026, 11, 20, tzinfo=UTC), _javascript)])
+@example([(datetime(2024, 2, 29, 10, tzinfo=UTC), _javascript)])
+def test_many_times_at_once_are_what_each_is_by_itself(several: list[tuple[datetime, Any]]) -> None:
+    written = [form(moment) for moment, form in several]
+    together = canonical_times(written)
+    assert together in (None, [canonical_time(one) for one in written])
+
+
+@pytest.mark.parametrize("form", ["seconds", "milliseconds", "microseconds"])
+@pytest.mark.parametrize("zone", ["Z", "+00:00"])
+def test_the_forms_that_most_languages_write_are_read_together(form: str, zone: str) -> None:
+    moment = datetime(2026, 11, 20, 10, 0, 0, 120_000, tzinfo=UTC)
+    written = [moment.isoformat(timespec=form).replace("+00:00", zone)] * 3
+    assert canonical_times(written) == [canonical_time(one) for one in written]
+    assert canonical_times([*written, ""]) is None

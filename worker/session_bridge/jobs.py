@@ -191,10 +191,17 @@ async def serve(bridge: Bridge, *, stop: asyncio.Event) -> None:
         await _work(bridge, embedder, stop)
 
 
-async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) -> None:
-    # What a drain makes is freed by counting references; looking for cycles among it took a quarter of a worker's time.
+def look_for_garbage_seldom() -> None:
+    """Set this process' collector of garbage to what a worker needs.
+
+    What a drain makes is freed by counting references; looking for cycles among it took a quarter of a worker's time.
+    """
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLD)
+
+
+async def _work(bridge: Bridge, embedder: Embedder | None, stop: asyncio.Event) -> None:
+    look_for_garbage_seldom()
     await make_partitions({"bridge": bridge})
     log.info("worker.started", namespace=bridge.keys.namespace, batch_size=bridge.settings.batch_size)
     drains = asyncio.create_task(bridge.loop.run())

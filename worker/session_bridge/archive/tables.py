@@ -16,9 +16,9 @@ Row: TypeAlias = tuple[Cell, ...]
 """One row, in the order of its table's columns; JSON, UUIDs and bytes as the text PostgreSQL reads."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """One table."""
+    """One table. There is one object of each, which is told from the others by being itself."""
 
     name: str
     columns: tuple[str, ...]

@@ -18,20 +18,34 @@ _FIRST_DAY, _LAST_YEAR = "1970-01-02", "2200"
 _CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?\+00:00")
 _DAY = r"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
 _EVERYDAY = re.compile(
-    rf"(?:(?:19[89][0-9]|2[01][0-9][0-9])-{_DAY}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{{6}})?\+00:00\n)+"
+    rf"(?:(?:19[89][0-9]|2[01][0-9][0-9])-{_DAY}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(?:\.[0-9]{3}(?:[0-9]{3})?)?(?:Z|\+00:00)\n)+"
 )
+_MILLISECONDS = re.compile(r"(\.[0-9]{3})(?=\+)")
+_ZERO = ".000000+"
+_MILLISECONDS_LINE = len("2026-11-21T10:00:00.123+00:00\n")
+_CANONICAL_LINE = len("2026-11-21T10:00:00.123456+00:00\n")
 
 
-def all_canonical(moments: Sequence[object]) -> bool:
-    """Whether each of `moments`, at least one, is a text that `canonical_time` would return as it is.
+def canonical_times(moments: Sequence[object]) -> list[str] | None:
+    """What `canonical_time` returns for each of `moments`, at least one; None if each has to be looked at by itself.
 
-    It is a quick look at all of them together; of a rare one, such as a leap day, it says no.
+    It is a quick look at all of them together, at the forms that most languages write, in UTC and to seconds, to milli-
+    or to microseconds; of a rare moment, such as a leap day, it says None.
     """
     try:
         lines = "\n".join(moments) + "\n"  # type: ignore[arg-type]  # what is no text raises
     except TypeError:
-        return False
-    return lines.count("\n") == len(moments) and _EVERYDAY.fullmatch(lines) is not None
+        return None
+    if lines.count("\n") != len(moments) or not _EVERYDAY.fullmatch(lines):
+        return None
+    if "Z" in lines:
+        lines = lines.replace("Z", "+00:00")
+    if len(lines) == len(moments) * _MILLISECONDS_LINE and lines.count(".") == len(moments):
+        lines = lines.replace("+", "000+")
+    elif len(lines) != len(moments) * _CANONICAL_LINE:
+        lines = _MILLISECONDS.sub(r"\g<1>000", lines)
+    return lines.replace(_ZERO, "+").splitlines()
 
 
 def canonical_time(value: object, zone: tzinfo = UTC) -> str:
@@ -42,7 +56,7 @@ def canonical_time(value: object, zone: tzinfo = UTC) -> str:
     if isinstance(value, str) and _CANONICAL.fullmatch(value) and _FIRST_DAY <= value < _LAST_YEAR:
         # Most writers' own form: it is only looked at, not taken apart and put together again.
         datetime.fromisoformat(value)
-        return value
+        return value.replace(_ZERO, "+")
     return parse_time(value, zone).isoformat()
 
 

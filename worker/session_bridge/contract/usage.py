@@ -23,15 +23,16 @@ _METRICS: Mapping[str, tuple[str, str]] = {
     MetricType.TTS_AUDIO_SECONDS: (Service.TTS.value, "second"),
     MetricType.STT_AUDIO_SECONDS: (Service.STT.value, "second"),
 }
-_TRANSCRIBERS = frozenset((MetricType.STT_DELAY.value, MetricType.TRANSCRIPTION_DELAY.value))
-MONEY_METRICS = frozenset((*_METRICS, *_TRANSCRIBERS))
+TRANSCRIBERS = frozenset((MetricType.STT_DELAY.value, MetricType.TRANSCRIPTION_DELAY.value))
+"""The metrics of which only whose they are is of interest: whose speech recognition was at work."""
+MONEY_METRICS = frozenset((*_METRICS, *TRANSCRIBERS))
 """The metrics that say what was used, or of whom."""
 
 
 def metrics_of(tariff: Tariff) -> frozenset[str]:
     """Those of `MONEY_METRICS` that a tariff has rates for."""
     rated = {kind for kind, (service, _) in _METRICS.items() if service in tariff.services}
-    return frozenset(rated | _TRANSCRIBERS if Service.STT in tariff.services else rated)
+    return frozenset(rated | TRANSCRIBERS if Service.STT in tariff.services else rated)
 
 
 def quantity_of(value: object) -> Decimal | None:
@@ -84,7 +85,7 @@ class Meter:
 
     def metric(self, metric_type: str, value: object, processor: str | None, model: str | None) -> None:
         """Count what a metric reports, if it is one of `MONEY_METRICS`."""
-        if metric_type in _TRANSCRIBERS:
+        if metric_type in TRANSCRIBERS:
             self.transcriber = self.transcriber or processor or ""
         elif (known := _METRICS.get(metric_type)) and (quantity := quantity_of(value)) is not None:
             self.add(*known, quantity, processor or "", model or "")

@@ -40,7 +40,8 @@ from session_bridge.errors import (
     RedisUnavailableError,
     TransactionTimeoutError,
 )
-from session_bridge.live.sessions import Claim, LiveSessions, Queue, Release, Snapshot
+from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.snapshot import Claim, Queue, Release, Snapshot, in_groups
 
 log = structlog.get_logger(__name__)
 
@@ -171,17 +172,14 @@ class Drainer:
         if self._money:
             await self._money.refresh()
         book = await look_up(self._connections, [claim.call_sid for claim in named])
-        snapshots = await self._live.read(claims)
-        await self._drain_read([snapshot for snapshot in snapshots if not snapshot.unread], book)
-        for snapshot in snapshots:
-            # A huge call is drained by itself: neither its size nor its time is the others'.
-            if snapshot.unread:
-                await self._live.read_huge(snapshot)
-                await self._drain_read([snapshot], book)
+        for group in in_groups(await self._live.weigh(claims)):
+            await self._live.read(group)
+            await self._drain_read(group, book)
 
     async def _drain_read(self, snapshots: Sequence[Snapshot], book: dict[str, list[Record]]) -> None:
         moment = now()
-        readings: list[Reading] = []
+        prepared: list[Prepared] = []
+        merging: list[tuple[Reading, Record]] = []
         for snapshot in snapshots:
             records = book.get(snapshot.claim.call_sid, [])
             if snapshot.withheld:
@@ -195,15 +193,16 @@ class Drainer:
                     reading = await _beside(snapshot, read, self._rules, snapshot, records)
                     if reading.record is not None and reading.record.state == RETIRED:
                         await self._let_go(snapshot)
+                    elif reading.record is not None and reading.record.drains:
+                        merging.append((reading, reading.record))
                     else:
-                        readings.append(reading)
-        merging = [reading.record.session_id for reading in readings if reading.record and reading.record.drains]
-        archived = await read_back(self._connections, merging) if merging else {}
-        prepared: list[Prepared] = []
-        for reading in readings:
-            kept = archived.get(reading.record.session_id) if reading.record else None
-            async with self._own_fault(reading.snapshot, reading.record):
-                prepared.append(await _beside(reading.snapshot, prepare, self._rules, reading, kept, moment))
+                        prepared.append(await _beside(snapshot, prepare, self._rules, reading, None, moment))
+        if merging:
+            archived = await read_back(self._connections, [record.session_id for _, record in merging])
+            for reading, record in merging:
+                async with self._own_fault(reading.snapshot, record):
+                    kept = archived.get(record.session_id)
+                    prepared.append(await _beside(reading.snapshot, prepare, self._rules, reading, kept, moment))
         if prepared:
             await self._write(prepared)
 
@@ -241,10 +240,12 @@ class Drainer:
     async def _drain_suspect(self, claim: Claim) -> None:
         if claim.was_alone:
             book = await look_up(self._connections, [claim.call_sid])
-            [snapshot] = await self._live.read([claim])
-            if snapshot.unread:
+            [snapshot] = await self._live.weigh([claim])
+            if snapshot.huge:
                 # Perhaps it is its size that killed the worker: it is buried without being held whole.
                 await self._live.outline(snapshot)
+            else:
+                await self._live.read([snapshot])
             error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
             await self._bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
             return

@@ -20,7 +20,7 @@ from pydantic import JsonValue, ValidationError
 from session_bridge.contract.event import Columns, Event
 from session_bridge.contract.fields import Family
 from session_bridge.contract.models import CHUNK_KNOWN, MOST_DIGITS, ChunkPart, FamilyModel, as_money
-from session_bridge.contract.times import all_canonical, canonical_time
+from session_bridge.contract.times import canonical_time, canonical_times
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Value
 from session_bridge.drain.repeats import drops_nothing, repeats_a_name
@@ -74,7 +74,10 @@ def read_plain(model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]
         raise ValueError("perhaps one name comes twice in an object")
     for event, event_id in zip(events, ids, strict=True):
         event.event_id = event_id.decode()
-    if not all_canonical([event.timestamp for event in events]):
+    if moments := canonical_times([event.timestamp for event in events]):
+        for event, moment in zip(events, moments, strict=True):
+            event.timestamp = moment
+    else:
         for event in events:
             event.timestamp = _plain_moment(event.timestamp, rules)
     if model.family is Family.METRIC:
@@ -106,13 +109,15 @@ def _settle_units(metrics: Sequence[Event], rules: EventRules) -> None:
 
 
 def _settle_columns(model: FamilyModel, events: Sequence[Event], rules: EventRules) -> None:
-    for event in events:
-        for column in model.time_columns:
+    for column in model.time_columns:
+        for event in events:
             setattr(event, column, _plain_moment(getattr(event, column), rules))
-        for column in model.money_columns:
+    for column in model.money_columns:
+        for event in events:
             if (amount := getattr(event, column)) is not None:
                 setattr(event, column, _plain_money(amount))
-        for column in model.json_columns:
+    for column in model.json_columns:
+        for event in events:
             if (document := getattr(event, column)) is not None:
                 setattr(event, column, encode(document).decode())
 

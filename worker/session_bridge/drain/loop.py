@@ -23,7 +23,8 @@ from session_bridge.contract.keys import Keys
 from session_bridge.drain.drainer import Drainer, place_of
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.live.overview import Overview
-from session_bridge.live.sessions import Claim, Claims, LiveSessions, Queue
+from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.snapshot import Claim, Claims, Queue
 from session_bridge.tasks import end_tasks
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from session_bridge.drain.money import MoneyRules, charge_of
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
 from session_bridge.drain.shape import Identity, ShapedCall, shape
 from session_bridge.drain.understand import Understanding
-from session_bridge.live.sessions import Queue, Snapshot
+from session_bridge.live.snapshot import Queue, Snapshot
 
 log = structlog.get_logger(__name__)
 

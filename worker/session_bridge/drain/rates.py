@@ -18,7 +18,7 @@ from session_bridge.archive.tables import Row
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
 from session_bridge.contract.rates import DEFAULT_CURRENCY, WHOLE_CALL, Line, RateBook, Service, Tariff
-from session_bridge.contract.usage import Connection, Meter, lines_of, metrics_of
+from session_bridge.contract.usage import TRANSCRIBERS, Connection, Meter, lines_of, metrics_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call
 from session_bridge.drain.values import dump_json
@@ -185,13 +185,15 @@ def _metered(call: Call, tariff: Tariff) -> Meter:
         # Most are latencies, and most of the rest whole numbers: those are added up before they become Decimals.
         whole: dict[tuple[str, str | None, str | None], int] = {}
         for event in call.of(Family.METRIC):
-            if event.metric_type in wanted:
+            if (kind := event.metric_type) in wanted:
                 value: float = event.value
-                if 0 <= value < _WHOLE and value == (count := int(value)):
-                    whose = (event.metric_type, event.processor, event.model)
+                if kind in TRANSCRIBERS:
+                    meter.transcriber = meter.transcriber or event.processor or ""
+                elif 0 <= value < _WHOLE and value == (count := int(value)):
+                    whose = (kind, event.processor, event.model)
                     whole[whose] = whole.get(whose, 0) + count
                 else:
-                    meter.metric(event.metric_type, value, event.processor, event.model)
+                    meter.metric(kind, value, event.processor, event.model)
         for (kind, processor, model), total in whole.items():
             meter.metric(kind, total, processor, model)
     if _LINE & tariff.services:

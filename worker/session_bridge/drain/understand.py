@@ -54,8 +54,10 @@ class Understanding:
 
 
 @cache
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)) or r"(?!)")
+def _ignored(globs: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
+    """What matches a field that is ignored, and the fields of the state that are not."""
+    pattern = re.compile("|".join(map(translate, globs)) or r"(?!)")
+    return pattern, frozenset(name for name in STATE_FIELDS if not pattern.match(name))
 
 
 class _Reader:
@@ -64,21 +66,23 @@ class _Reader:
     def __init__(self, rules: Understanding, call_sid: str) -> None:
         self._rules = rules
         self._event_rules = EventRules(rules.metric_unit, rules.zone)
-        self._ignored = _pattern(tuple(rules.ignore_fields))
+        self._ignored, self._never_ignored = _ignored(tuple(rules.ignore_fields))
         self._call = Call(call_sid)
         self._events = 0
 
     def read(self, fields: Mapping[bytes, bytes], oversize: Mapping[bytes, int]) -> Call:
-        found: dict[bytes, list[tuple[bytes, bytes]]] = {family: [] for family in _MODELS}
+        found: dict[bytes, tuple[list[bytes], list[bytes]]] = {family: ([], []) for family in _MODELS}
         for field, value in fields.items():
             family, colon, event_id = field.partition(b":")
             if colon and family in found:
-                found[family].append((event_id, value))
+                ids, values = found[family]
+                ids.append(event_id)
+                values.append(value)
             else:
                 self._field(field, value)
-        for family, events in found.items():
-            if events:
-                self._family(_MODELS[family], events)
+        for family, (ids, values) in found.items():
+            if ids:
+                self._family(_MODELS[family], ids, values)
         for field, size in oversize.items():
             if not self._ignored.match(field.decode("utf-8", "replace")):
                 error = f"{size:,} bytes, more than SESSION_BRIDGE_MAX_FIELD_BYTES allows"
@@ -87,19 +91,17 @@ class _Reader:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _family(self, model: FamilyModel, found: Sequence[tuple[bytes, bytes]]) -> None:
+    def _family(self, model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Read all the events of one family: together if they are plain, else one by one."""
-        if self._events + len(found) <= self._rules.max_events:
-            ids, values = [event_id for event_id, _ in found], [value for _, value in found]
-            if are_event_ids(ids):
-                try:
-                    self._call.events[model.family] = read_plain(model, ids, values, self._event_rules)
-                except (*NOT_PLAIN, ValueError):
-                    pass
-                else:
-                    self._events += len(found)
-                    return
-        for event_id, value in found:
+        if self._events + len(ids) <= self._rules.max_events and are_event_ids(ids):
+            try:
+                self._call.events[model.family] = read_plain(model, ids, values, self._event_rules)
+            except (*NOT_PLAIN, ValueError):
+                pass
+            else:
+                self._events += len(ids)
+                return
+        for event_id, value in zip(ids, values, strict=True):
             self._event(model, event_id, value)
 
     def _event(self, model: FamilyModel, event_id: bytes, value: bytes) -> None:
@@ -131,7 +133,7 @@ class _Reader:
 
     def _field(self, field: bytes, value: bytes) -> None:
         name, renamed = read_text(field)
-        if self._ignored.match(name):
+        if name not in self._never_ignored and self._ignored.match(name):
             return
         if renamed:
             self._reject(field, value, "field name", "a field's name is UTF-8 text without U+0000")

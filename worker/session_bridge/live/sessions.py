@@ -7,8 +7,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import chain
 from typing import cast
 
@@ -20,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedactionError, RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
+from session_bridge.live.snapshot import WHOLE_BYTES, Claim, Claims, Queue, Release, Snapshot
 from session_bridge.recorder.batch import is_away
 from session_bridge.redaction import Redaction
 
@@ -30,88 +29,9 @@ _RELEASE = Script.load("release")
 _RELEASE_FIELDS = Script.load("release_fields")
 _SETTLE = Script.load("settle")
 
-# A session up to this size is read and compared in one piece; above it, field by field in pieces of this size.
-WHOLE_BYTES = 1 << 20
 _FIELDS_AT_ONCE = 1000
 # What the in-hand hash counts for a call that a worker had in hand alone, beside its claims.
 ALONE_COUNTS = 1_000_000
-
-
-class Queue(StrEnum):
-    """What a claim is for."""
-
-    READY = "ready"
-    CHECKPOINTS = "checkpoints"
-
-
-@dataclass(slots=True)
-class Claim:
-    """One call SID in this worker's hands.
-
-    `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included, and
-    `was_alone` says that in one of them its worker had nothing else in hand.
-    `due_ms` is when it was due, in milliseconds since 1970: a whole number if it was asked for, a fraction if a lease
-    on it ran out.
-    """
-
-    call_sid: str
-    queue: Queue
-    score: bytes
-    times: int = 1
-    due_ms: float = 0.0
-    was_alone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What one look at a queue brought, and the seconds until its next member falls due."""
-
-    taken: list[Claim]
-    next_due: float | None
-
-
-class Release(StrEnum):
-    """What became of a claim when its session was to be let go."""
-
-    RELEASED = "released"
-    """Nothing of what was read is in Redis any more, and the request is removed."""
-    LEFT = "left"
-    """Something was written since it was read; that is kept and due again."""
-    WITHDRAWN = "withdrawn"
-    """The request was taken back: nothing was released, the drain was a checkpoint."""
-    REQUESTED = "requested"
-    """A newer request stands in its place: nothing was released, that request will."""
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """A live session as it was read.
-
-    `fields` holds every field but those larger than the limit, whose sizes in bytes are in `oversize`. `wrong_type`
-    names what the key holds if that is not a hash.
-    """
-
-    claim: Claim
-    fields: dict[bytes, bytes] = field(default_factory=dict)
-    oversize: dict[bytes, int] = field(default_factory=dict)
-    wrong_type: str | None = None
-    whole: bool = True
-    unread: bool = False
-    oversize_digests: dict[bytes, str] = field(default_factory=dict)
-    raw: dict[bytes, bytes] | None = None
-    """The fields as they are in Redis, where redaction has changed them: only a release may look at these."""
-    withheld: str = ""
-    """The error for which the fields could not be redacted: nothing of them may be kept."""
-
-    @property
-    def as_read(self) -> dict[bytes, bytes]:
-        """The fields as they are in Redis."""
-        return self.fields if self.raw is None else self.raw
-
-    @property
-    def empty(self) -> bool:
-        """Whether there was nothing under the key."""
-        return not self.fields and not self.oversize and self.wrong_type is None
 
 
 @asynccontextmanager
@@ -186,44 +106,38 @@ class LiveSessions:
                     if is_ours:
                         claim.score = cast("bytes", score)
 
-    async def read(self, claims: Sequence[Claim]) -> list[Snapshot]:
-        """Read the claimed sessions. Those that are huge come back `unread`: their turn is `read_huge`."""
+    async def weigh(self, claims: Sequence[Claim]) -> list[Snapshot]:
+        """Find out how large the claimed sessions are. They are read by `read`, in groups by `in_groups`."""
         async with redis_errors():
-            sizes = self._redis.pipeline(transaction=False)
+            pipeline = self._redis.pipeline(transaction=False)
             for claim in claims:
-                sizes.memory_usage(self._key(claim), samples=0)
-            replies = await sizes.execute(raise_on_error=False)
-            snapshots = [Snapshot(claim) for claim in claims]
-            small: list[Snapshot] = []
-            for snapshot, size in zip(snapshots, replies, strict=True):
+                pipeline.memory_usage(self._key(claim), samples=0)
+            sizes = await pipeline.execute(raise_on_error=False)
+            for size in sizes:
                 if isinstance(size, RedisError):
                     raise size
-                if size is not None:
-                    if size <= WHOLE_BYTES:
-                        small.append(snapshot)
-                    else:
-                        snapshot.unread = True
-            if small:
-                await self._read_whole(small)
-        if self._redaction is not None:
-            for snapshot in small:
-                _redact(self._redaction, snapshot)
-        return snapshots
+        return [Snapshot(claim, size or 0) for claim, size in zip(claims, sizes, strict=True)]
 
-    async def read_huge(self, snapshot: Snapshot) -> None:
-        """Read a session piece by piece, so that Redis goes on serving beside it."""
-        snapshot.unread = False
+    async def read(self, group: Sequence[Snapshot]) -> None:
+        """Read the sessions of a group; a huge one piece by piece, so that Redis goes on serving beside it."""
         async with redis_errors():
-            await self._read_pieces(snapshot)
+            for snapshot in group:
+                if snapshot.huge:
+                    await self._read_pieces(snapshot)
+            if whole := [snapshot for snapshot in group if snapshot.size_bytes and not snapshot.huge]:
+                await self._read_whole(whole)
         if self._redaction is not None:
-            await asyncio.to_thread(_redact, self._redaction, snapshot)
+            for snapshot in group:
+                if snapshot.huge:
+                    await asyncio.to_thread(_redact, self._redaction, snapshot)
+                else:
+                    _redact(self._redaction, snapshot)
 
     async def outline(self, snapshot: Snapshot) -> None:
         """Learn only what the fields of a session are called and how large they are: it may be more than memory holds.
 
         All are in `oversize` then, and read when they are written down.
         """
-        snapshot.unread = False
         async with redis_errors():
             await self._read_pieces(snapshot, outline=True)
 
@@ -236,11 +150,12 @@ class LiveSessions:
                 await self._note_wrong_type(snapshot, reply)
                 continue
             snapshot.fields = reply
-            for name, value in list(reply.items()):
-                if len(value) > self._max_field_bytes:
-                    snapshot.oversize[name] = len(value)
-                    snapshot.whole = False
-                    del snapshot.fields[name]
+            if max(map(len, reply.values()), default=0) > self._max_field_bytes:
+                snapshot.whole = False
+                for name, value in list(reply.items()):
+                    if len(value) > self._max_field_bytes:
+                        snapshot.oversize[name] = len(value)
+                        del snapshot.fields[name]
 
     async def _read_pieces(self, snapshot: Snapshot, *, outline: bool = False) -> None:
         key = self._key(snapshot.claim)

@@ -1,0 +1,114 @@
+"""What a worker holds of the live sessions it drains: its claims, and what it read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+WHOLE_BYTES = 1 << 20
+"""A session up to this size is read and compared in one piece; a larger one is huge: field by field, and by itself."""
+# So much is read, and understood, at once.
+_GROUP_BYTES = 16 << 20
+
+
+class Queue(StrEnum):
+    """What a claim is for."""
+
+    READY = "ready"
+    CHECKPOINTS = "checkpoints"
+
+
+@dataclass(slots=True)
+class Claim:
+    """One call SID in this worker's hands.
+
+    `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included, and
+    `was_alone` says that in one of them its worker had nothing else in hand.
+    `due_ms` is when it was due, in milliseconds since 1970: a whole number if it was asked for, a fraction if a lease
+    on it ran out.
+    """
+
+    call_sid: str
+    queue: Queue
+    score: bytes
+    times: int = 1
+    due_ms: float = 0.0
+    was_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one look at a queue brought, and the seconds until its next member falls due."""
+
+    taken: list[Claim]
+    next_due: float | None
+
+
+class Release(StrEnum):
+    """What became of a claim when its session was to be let go."""
+
+    RELEASED = "released"
+    """Nothing of what was read is in Redis any more, and the request is removed."""
+    LEFT = "left"
+    """Something was written since it was read; that is kept and due again."""
+    WITHDRAWN = "withdrawn"
+    """The request was taken back: nothing was released, the drain was a checkpoint."""
+    REQUESTED = "requested"
+    """A newer request stands in its place: nothing was released, that request will."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A live session as it was read, or before it is read.
+
+    `size_bytes` is what Redis says its memory is, 0 if there is nothing. `fields` holds every field but those larger
+    than the limit, whose sizes in bytes are in `oversize`. `wrong_type` names what the key holds if that is not a hash.
+    """
+
+    claim: Claim
+    size_bytes: int = 0
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+    oversize: dict[bytes, int] = field(default_factory=dict)
+    wrong_type: str | None = None
+    whole: bool = True
+    oversize_digests: dict[bytes, str] = field(default_factory=dict)
+    raw: dict[bytes, bytes] | None = None
+    """The fields as they are in Redis, where redaction has changed them: only a release may look at these."""
+    withheld: str = ""
+    """The error for which the fields could not be redacted: nothing of them may be kept."""
+
+    @property
+    def as_read(self) -> dict[bytes, bytes]:
+        """The fields as they are in Redis."""
+        return self.fields if self.raw is None else self.raw
+
+    @property
+    def huge(self) -> bool:
+        """Whether it is read field by field, and drained by itself: neither its size nor its time is the others'."""
+        return self.size_bytes > WHOLE_BYTES
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing under the key."""
+        return not self.fields and not self.oversize and self.wrong_type is None
+
+
+def in_groups(snapshots: Iterable[Snapshot]) -> Iterator[list[Snapshot]]:
+    """`snapshots` in groups small enough to be held at once; each huge one by itself, after the others."""
+    group: list[Snapshot] = []
+    huge: list[Snapshot] = []
+    total = 0
+    for snapshot in snapshots:
+        if snapshot.huge:
+            huge.append(snapshot)
+            continue
+        if group and total + snapshot.size_bytes > _GROUP_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(snapshot)
+        total += snapshot.size_bytes
+    if group:
+        yield group
+    for snapshot in huge:
+        yield [snapshot]
