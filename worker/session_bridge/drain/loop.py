@@ -34,6 +34,7 @@ _LONGEST_PAUSE = 5.0
 _LIFE_SECONDS = 5.0
 # Of so many looks, one begins with the checkpoints: a backlog must not keep long calls from being written down.
 _CHECKPOINTS_EVERY = 4
+_FIRST_PART = 8
 
 
 @dataclass(slots=True)
@@ -129,8 +130,10 @@ class DrainLoop:
         if self._looks % _CHECKPOINTS_EVERY == 0:
             queues.reverse()
         falls_due = []
+        # With nothing under way a small batch is sooner being written, and the next one is understood meanwhile.
+        most = self.batch_size if self._batches else -(-self.batch_size // _FIRST_PART)
         for queue in queues:
-            claims = await self.live.claim(queue, self.batch_size, self.lease_seconds)
+            claims = await self.live.claim(queue, most, self.lease_seconds)
             if claims.taken:
                 return claims
             if claims.next_due is not None:
