@@ -363,8 +363,12 @@ async def running(opened: Any) -> AsyncIterator[Run]:
 
 RACING_CHECKPOINT = [Ask(), Begin(0, "release"), Checkpoint(), Begin(1, "read"), GoOn(0), GoOn(1)]
 
+# A drain that learns late that its request was withdrawn, when another request was met long since.
+LATE_WITHDRAWAL = [Ask(), Begin(0, "release"), Withdraw(), Ask(), Drain(), GoOn(0)]
+
 
 @example(program=RACING_CHECKPOINT)
+@example(program=LATE_WITHDRAWAL)
 @given(program=st.lists(steps, max_size=16))
 @settings(
     max_examples=60,

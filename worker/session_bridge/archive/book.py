@@ -105,10 +105,11 @@ async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str
     return allowed
 
 
-async def not_released(connections: ArchiveConnections, call_sids: Sequence[str]) -> None:
+async def not_released(connections: ArchiveConnections, drained: Sequence[Drained]) -> None:
     """Note that these calls, archived as ended, live on: their requests were taken back."""
+    columns = _columns(drained) | {"drains": [(entry.expected_drains or 0) + 1 for entry in drained]}
     async with connections.transaction() as connection:
-        await run(connection, "not_released", call_sids=list(call_sids))
+        await run(connection, "not_released", **columns)
 
 
 def _columns(drained: Sequence[Drained]) -> dict[str, list[object]]:

@@ -71,10 +71,13 @@ WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation 
 RETURNING book.call_sid;
 
 -- name: not_released
--- A call that was archived as ended, but whose request was taken back before the release: it lives on.
-UPDATE call_sids SET state = 'checkpointed', checkpointed_at = archived_at
-WHERE call_sid = ANY(%(call_sids)s) AND state = 'archived'
-    AND generation = (SELECT max(generation) FROM call_sids AS later WHERE later.call_sid = call_sids.call_sid);
+-- Calls that were archived as ended, but whose requests were taken back before the release: they live on. One that was
+-- drained again meanwhile is that drain's to tell of: it may have ended, and be released.
+UPDATE call_sids AS book SET state = 'checkpointed', checkpointed_at = archived_at
+FROM unnest(%(call_sid)s::text[], %(generation)s::int[], %(drains)s::int[]) AS drained (call_sid, generation, drains)
+WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation
+    AND book.state = 'archived' AND book.drains = drained.drains
+    AND book.generation = (SELECT max(generation) FROM call_sids AS later WHERE later.call_sid = book.call_sid);
 
 -- name: missing_contents
 -- Which of these chunk texts of a month and tenant are not kept yet. One text instead of an array: it is quicker made.

@@ -302,11 +302,12 @@ class Drainer:
         for sid, outcome in kept.items():
             log.info("drain.not_released", call_sid=sid, why=outcome)
         if kept:
-            sessions = {one.writable.book.call_sid: one.writable.book.session_id for one in written}
-            entries = [Entry(sessions[sid], now(), "not_released", {"why": why.value}) for sid, why in kept.items()]
+            books = {one.writable.book.call_sid: one.writable.book for one in written}
+            moment = now()
+            entries = [Entry(books[sid].session_id, moment, "not_released", {"why": why}) for sid, why in kept.items()]
             await enter(self._connections, entries)
         if alive := [sid for sid, outcome in kept.items() if outcome is Release.WITHDRAWN]:
-            await not_released(self._connections, alive)
+            await not_released(self._connections, [books[sid] for sid in alive])
             # What was archived calls it ended. A checkpoint corrects that now, not at the next sweep.
             await self._live.request_checkpoints(alive)
 
