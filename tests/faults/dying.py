@@ -14,7 +14,7 @@ from typing import Any
 
 from session_bridge import cli
 from session_bridge.archive import dead, writer
-from session_bridge.drain import drainer, money
+from session_bridge.drain import drainer, money, trouble
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.sessions import LiveSessions
 from session_bridge.recorder import CallRecorder
@@ -97,8 +97,8 @@ POINTS: dict[str, Callable[[], None]] = {
     # a dead-letter
     "attempt counted": lambda: after(LiveSessions, "count_attempt"),
     "dead fields kept": lambda: after(dead, "run", lambda _, __, name: name == "keep_dead_fields"),
-    "dead entered": lambda: after(drainer, "bury"),
-    "death told": lambda: after(drainer, "enter"),
+    "dead entered": lambda: after(trouble, "bury"),
+    "death told": lambda: after(trouble, "enter"),
     # the replay of a spool
     "replay begins": lambda: before(Flusher, "_deliver", is_of_the_dead),
     "replay sent": lambda: after(Flusher, "_deliver", lambda _, *arguments: is_of_the_dead(*arguments)),

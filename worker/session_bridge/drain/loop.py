@@ -20,7 +20,8 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
-from session_bridge.drain.drainer import Drainer, place_of
+from session_bridge.drain.drainer import Drainer
+from session_bridge.drain.trouble import place_of
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.live.overview import Overview
 from session_bridge.live.sessions import LiveSessions
