@@ -323,9 +323,7 @@ BEGIN
                 scope record;
             BEGIN
                 SELECT * INTO scope FROM reader_scope();
-                IF scope.sees = 'everything' THEN
-                    RETURN QUERY SELECT * FROM %4$I(%5$s);
-                ELSIF scope.sees = 'all' THEN
+                IF scope.sees IN ('everything', 'all') THEN
                     RETURN QUERY SELECT found.* FROM %4$I(%5$s) AS found
                         WHERE found.session_id NOT IN (SELECT deleted_session_ids());
                 ELSIF scope.sees = 'tenant' AND ($%6$s IS NULL OR $%6$s = scope.tenant) THEN

@@ -266,10 +266,15 @@ def test_a_deleted_call_is_hidden_and_can_be_shown_again(deployment: Any) -> Non
     shown = deployment.run("show", "CA1")
     assert shown.returncode == 1
     assert SECRET not in shown.stdout
+    for place in ("calls", "messages"):
+        assert json.loads(deployment.run("search", SECRET, "--in", place, "--json").stdout) == []
     assert json.loads(deployment.run("delete", "--list", "--json").stdout)[0]["reason"] == "asked by phone"
     # Late data joins all the same.
     deployment.drain("CA1", {"recording_sid": "RE1"})
     assert deployment.run("delete", "CA1", "--undo").returncode == 0
     assert deployment.value("SELECT recording_sid FROM visible_call_sessions") == "RE1"
     assert deployment.run("show", "CA1").returncode == 0
+    for place in ("calls", "messages"):
+        hits = json.loads(deployment.run("search", SECRET, "--in", place, "--json").stdout)
+        assert {hit["call_sid"] for hit in hits} == {"CA1"}
     worker.stop()

@@ -89,12 +89,20 @@ def test_readers_use_the_replica(deployment: Any, replica_url: str, until: Any) 
     assert json.loads(shown.stdout)["archived"]["summary"] == "only in the archive"
     worker.stop()
 
+    # What is asked of many calls is answered by the replica alone, also while the archive is away.
+    for away in ({}, {"DATABASE_URL": "postgresql://u@127.0.0.1:1/gone"}):
+        stats = deployment.run("stats", "--json", READ_DATABASE_URL=replica_url, **away)
+        assert json.loads(stats.stdout)["total"]["calls"] == 1
+        found = deployment.run("search", "nothing", "--json", READ_DATABASE_URL=replica_url, **away)
+        assert (found.returncode, json.loads(found.stdout)) == (0, [])
+
 
 def test_another_archive_is_no_replica(deployment: Any, empty_database_url: str) -> None:
     assert deployment.run("migrate", DATABASE_URL=empty_database_url).returncode == 0
-    done = deployment.run("show", "CA1", READ_DATABASE_URL=empty_database_url)
-    assert done.returncode == 1
-    assert "another archive" in done.stderr
+    for command in (["show", "CA1"], ["stats"], ["search", "words"]):
+        done = deployment.run(*command, READ_DATABASE_URL=empty_database_url)
+        assert done.returncode == 1
+        assert "another archive" in done.stderr
 
 
 def test_partitions_are_listed_and_made(deployment: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -17,7 +17,7 @@ from session_bridge.drain.money import Money
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.drain.prepare import DrainRules
 from session_bridge.drain.understand import Understanding
-from session_bridge.errors import SettingsError, WrongArchiveError
+from session_bridge.errors import ArchiveUnavailableError, SettingsError, WrongArchiveError
 from session_bridge.live.budgets import BudgetBoard
 from session_bridge.live.failover import Failovers
 from session_bridge.live.overview import Overview
@@ -70,10 +70,8 @@ class Bridge:
         await self.connections.require_current()
         identity = await self.connections.identity()
         await claim_archive(self.redis, self.keys, identity)
-        if self.readers is not self.connections and await self.readers.identity() != identity:
-            raise WrongArchiveError(
-                "SESSION_BRIDGE_READ_DATABASE_URL leads to another archive than DATABASE_URL: name a replica of it"
-            )
+        if self.readers is not self.connections:
+            await _require_replica(self.readers, identity)
 
 
 def addresses(settings: Settings) -> tuple[str, str]:
@@ -124,6 +122,29 @@ def question_rules(settings: Settings) -> QuestionRules:
 
 def _readers_of(settings: Settings, url: str) -> ArchiveConnections:
     return ArchiveConnections(url, schema=settings.db_schema, size=2, transaction_seconds=settings.transaction_seconds)
+
+
+async def _require_replica(readers: ArchiveConnections, identity: str) -> None:
+    if await readers.identity() != identity:
+        raise WrongArchiveError(
+            "SESSION_BRIDGE_READ_DATABASE_URL leads to another archive than DATABASE_URL: name a replica of it"
+        )
+
+
+@asynccontextmanager
+async def open_readers(settings: Settings) -> AsyncIterator[ArchiveConnections]:
+    """Connections for those who only read: to the replica, if there is one, also while the archive itself is away."""
+    async with AsyncExitStack() as stack:
+        archive = await stack.enter_async_context(archive_of(settings))
+        if settings.read_database_url is None:
+            await archive.require_current()
+            yield archive
+            return
+        readers = await stack.enter_async_context(_readers_of(settings, settings.read_database_url))
+        await readers.require_current()
+        with suppress(ArchiveUnavailableError):
+            await _require_replica(readers, await archive.identity())
+        yield readers
 
 
 def upkeep_of(settings: Settings) -> ArchiveConnections:

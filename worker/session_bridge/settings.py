@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         description="PostgreSQL 15 or newer that holds the archive",
     )
     read_database_url: str | None = Field(
-        None, description="a replica of the archive for show, explain and other readers; DATABASE_URL if not set"
+        None, description="a replica of the archive for show, explain, search and stats; DATABASE_URL if not set"
     )
     queue_redis_url: str | None = Field(None, description="Redis of the arq queue; REDIS_URL if not set")
     key_prefix: str = Field(DEFAULT_PREFIX, min_length=1, description="what the key of every live session begins with")

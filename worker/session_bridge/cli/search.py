@@ -15,7 +15,7 @@ from session_bridge.archive.search import Filters, Hit, Place, search, search_by
 from session_bridge.cli.output import console, errors, print_json, print_table
 from session_bridge.cli.since import SINCE
 from session_bridge.errors import SearchError
-from session_bridge.service import archive_of
+from session_bridge.service import open_readers
 from session_bridge.settings import Settings, load_settings
 from session_bridge.upkeep.embed import embed_archived, embedder_of, required_embedder
 from session_bridge.upkeep.loop import upkeep_connections
@@ -92,8 +92,7 @@ def search_command(
 
 async def _ask(settings: Settings, question: _Question) -> list[Hit]:
     embedder = required_embedder(settings) if question.semantic else None
-    async with archive_of(settings) as connections:
-        await connections.require_current()
+    async with open_readers(settings) as connections:
         if embedder is None:
             return await search(connections, question.text, question.filters, question.place, question.speaker)
         [vector] = await embedder.embed([question.text])

@@ -16,7 +16,7 @@ from session_bridge.archive.statistics import By, Numbers, Statistics, statistic
 from session_bridge.cli.output import console, print_json
 from session_bridge.cli.since import SINCE
 from session_bridge.contract import ids
-from session_bridge.service import archive_of
+from session_bridge.service import open_readers
 from session_bridge.settings import Settings, load_settings
 
 _BARS = " ▏▎▍▌▋▊▉█"
@@ -55,8 +55,7 @@ def stats_command(
 async def _read(
     settings: Settings, since: datetime, until: datetime, by: By, *, tenant: str | None, agent: str | None
 ) -> Statistics:
-    async with archive_of(settings) as connections:
-        await connections.require_current()
+    async with open_readers(settings) as connections:
         return await statistics(connections, since, until, by, tenant=tenant, agent=agent)
 
 
