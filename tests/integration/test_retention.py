@@ -262,13 +262,13 @@ async def test_a_sid_used_again_after_its_call_was_retired_is_another_call(aged:
 
 async def test_an_erasure_brings_no_dead_session_back(aged: Any) -> None:
     """A session that is given up in the moment of its erasure is not kept."""
-    bury = aged.bridge.drainer._bury
+    bury = aged.bridge.drainer._trouble.bury
 
     async def erase_first(*arguments: Any, **named: Any) -> None:
         await erase_calls(aged.bridge.connections, ["CA7"], Erased())
         await bury(*arguments, **named)
 
-    aged.bridge.drainer._bury = erase_first
+    aged.bridge.drainer._trouble.bury = erase_first
     await aged.redis.set("session:CA7", "no hash")
     await aged.redis.zadd("session-bridge:ready", {"CA7": 0})
     await aged.drain()

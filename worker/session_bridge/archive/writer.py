@@ -39,7 +39,8 @@ class RejectedField:
 class WritableCall:
     """One call as the writer takes it.
 
-    `merge` says that rows of it are archived already.
+    `merge` says that rows of it are archived already. `rows` are those that are not; `changed` are those that may
+    differ from what is.
     """
 
     book: Drained
@@ -49,13 +50,14 @@ class WritableCall:
     chunk_contents: dict[str, str]
     rejects: list[RejectedField] = field(default_factory=list)
     merge: bool = False
+    changed: dict[Table, list[Row]] = field(default_factory=dict)
     drop_history: bool = False
     charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Calls to be written in one transaction, and the new ones' rows as COPY takes them, by table."""
+    """Calls to be written in one transaction, and their new rows as COPY takes them, by table."""
 
     calls: Sequence[WritableCall]
     texts: dict[Table, bytes]
@@ -63,10 +65,9 @@ class Batch:
 
 def batch_of(calls: Sequence[WritableCall]) -> Batch:
     """Make a batch of `calls`; what takes time here is better done while another one is being written."""
-    new = [call for call in calls if not call.merge]
-    texts = {SESSIONS: copy_text(SESSIONS, [call.session_row for call in new])}
+    texts = {SESSIONS: copy_text(SESSIONS, [call.session_row for call in calls if not call.merge])}
     for table in CHILDREN:
-        texts[table] = copy_text(table, [row for call in new for row in call.rows[table]])
+        texts[table] = copy_text(table, [row for call in calls for row in call.rows[table]])
     return Batch(calls, texts)
 
 
@@ -112,7 +113,7 @@ async def _merge(connection: Connection, calls: Sequence[WritableCall]) -> None:
         await run(connection, "drop_history", session_ids=forms)
     await _upsert(connection, SESSIONS, [call.session_row for call in calls])
     for table in CHILDREN:
-        await _upsert(connection, table, [row for call in calls for row in call.rows[table]])
+        await _upsert(connection, table, [row for call in calls for row in call.changed[table]])
 
 
 async def _upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

@@ -8,11 +8,13 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -135,7 +137,7 @@ def _servers(settings: Settings, data: Path) -> Iterator[Settings]:
         return
     folder = data.absolute()
     servers = EmbeddedServers(folder)
-    with _busy(f"starting PostgreSQL and Valkey in {folder}"):
+    with _busy(f"starting PostgreSQL and Valkey in {folder}"), _heeding_interrupts(servers.stop):
         servers.start()
     try:
         print_facts({"PostgreSQL": servers.database_url, "Valkey": servers.redis_url, "data": str(folder)})
@@ -143,6 +145,26 @@ def _servers(settings: Settings, data: Path) -> Iterator[Settings]:
     finally:
         with _busy("stopping PostgreSQL and Valkey"):
             servers.stop()
+
+
+@contextmanager
+def _heeding_interrupts(undo: Callable[[], None]) -> Iterator[None]:
+    """An interrupt ends this block, also one that Python dropped because it came while a finalizer ran."""
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    usual = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if interrupted:
+        undo()
+        raise KeyboardInterrupt
 
 
 def _busy(doing: str) -> AbstractContextManager[object]:

@@ -1,19 +1,22 @@
-"""From the rows of an archived call back to a call, so that what comes late can join it."""
+"""From the rows of an archived call back to a call, so that what comes late can join it, and what is new is told."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
 from session_bridge.archive.reader import ArchivedCall
-from session_bridge.archive.tables import SESSION_DOCUMENTS, STATE_COLUMNS
+from session_bridge.archive.tables import EVENT_TABLES, RAG_CHUNKS, SESSION_DOCUMENTS, STATE_COLUMNS, Row, Table
 from session_bridge.contract.event import Columns, Event
 from session_bridge.contract.fields import Family
 from session_bridge.contract.models import CHUNK_COLUMNS, MODELS, ChunkPart
 from session_bridge.contract.vocabulary import PROVISIONAL
 from session_bridge.drain.call import Call, UnknownEvent
+from session_bridge.drain.shape import chunk_rows, event_rows
 
 HISTORY_ID = "history:"
 _DOUBT = ('_at_raw"', 'timestamp_raw"')
@@ -74,3 +77,43 @@ def _stamp(row: dict[str, Any]) -> str | None:
 def _chunk(row: dict[str, Any]) -> Columns:
     content_hash = None if row["content_hash"] is None else f"\\x{row['content_hash'].hex()}"
     return ChunkPart(**{name: row[name] for name in (*CHUNK_COLUMNS, "content", "extra")}, content_hash=content_hash)
+
+
+@dataclass(slots=True)
+class Known:
+    """The rows of events that are archived, as a drain would write them, and their keys, by table."""
+
+    rows: dict[Table, set[Row]]
+    keys: dict[Table, set[tuple[object, ...]]]
+
+    def sort(self, table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Of `rows` those that are new, and those that may have changed; what is archived just so is left out."""
+        known, keys = self.rows[table], self.keys[table]
+        places = [table.columns.index(column) for column in table.key[1:]]
+        new: list[Row] = []
+        changed: list[Row] = []
+        for row in rows:
+            if row not in known:
+                (changed if tuple([row[place] for place in places]) in keys else new).append(row)
+        return new, changed
+
+
+def known_of(archived: ArchivedCall, call: Call) -> Known:
+    """What the archive has of the events of a call; `call` is `call_of` the same, and not used up yet."""
+    head = (str(archived.session["id"]), archived.session["tenant_id"])
+    known = Known({}, {})
+    for family, table in EVENT_TABLES.items():
+        found = archived.events.get(family, [])
+        places = {row["event_id"]: row[table.columns[_PLACE]] for row in found}
+        events = call.of(family)
+        rows = event_rows(family, head, events, [places[event.event_id] for event in events])
+        known.rows[table] = set(rows)
+        known.keys[table] = {(event_id,) for event_id in places}
+    known.rows[RAG_CHUNKS] = set(chunk_rows(head, call.of(Family.RAG), {}))
+    known.keys[RAG_CHUNKS] = {
+        (event_id, chunk["chunk_rank"]) for event_id, chunks in archived.chunks.items() for chunk in chunks
+    }
+    return known
+
+
+_PLACE = 2

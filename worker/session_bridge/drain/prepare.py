@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,10 +12,11 @@ from pydantic import JsonValue
 from session_bridge.archive.book import RETIRED, Drained, Record, new_session_id
 from session_bridge.archive.journal import Entry
 from session_bridge.archive.reader import ArchivedCall
+from session_bridge.archive.tables import Row, Table
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import TERMINAL, Status
-from session_bridge.drain.archived import call_of
+from session_bridge.drain.archived import Known, call_of, known_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine
 from session_bridge.drain.money import MoneyRules, charge_of
@@ -83,9 +84,11 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     snapshot, record = reading.snapshot, reading.record
     ended = snapshot.claim.queue is Queue.READY
     over = ended or _is_over(record, kept)
-    call = combine(call_of(kept) if kept else None, reading.call, requested=over)
-    known = kept.rejects if kept else {}
-    call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in known]
+    archived = call_of(kept) if kept else None
+    known = known_of(kept, archived) if kept and archived else None
+    call = combine(archived, reading.call, requested=over)
+    told = kept.rejects if kept else {}
+    call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in told]
     started_at, tenant_id = _datetime(call.state.get("started_at")), call.state.get("tenant_id")
     identity = Identity(
         session_id=record.session_id if record else new_session_id(started_at, moment),
@@ -94,7 +97,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         drains=(record.drains if record else 0) + 1,
         first_archived_at=kept.session["first_archived_at"] if kept else moment,
         archived_at=moment,
-        rejects=sum(not cleaned for cleaned in known.values()),
+        rejects=sum(not cleaned for cleaned in told.values()),
     )
     shaped = shape(call, identity, rules.understanding, _guarded(rules.outcome), rules.money.rates)
     session = shaped.session
@@ -113,18 +116,29 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     )
     what = "merged" if kept and book.state == "archived" else book.state
     journal = Entry(identity.session_id, moment, what, _told(call, shaped, snapshot, identity))
+    rows, changed = (shaped.rows, {}) if known is None else _sorted(shaped.rows, known)
     writable = WritableCall(
         book,
         journal,
         shaped.session_row,
-        shaped.rows,
+        rows,
         shaped.chunk_contents,
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,
+        changed=changed,
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
         charge=charge_of(shaped, ended=book.state == "archived") if rules.money.charges else None,
     )
     return Prepared(snapshot, record, writable, ended)
+
+
+def _sorted(shaped: Mapping[Table, list[Row]], known: Known) -> tuple[dict[Table, list[Row]], dict[Table, list[Row]]]:
+    """The rows of a call that is archived already: those that are new, and those that may have changed."""
+    new: dict[Table, list[Row]] = {}
+    changed: dict[Table, list[Row]] = {}
+    for table, rows in shaped.items():
+        new[table], changed[table] = known.sort(table, rows) if table in known.rows else ([], rows)
+    return new, changed
 
 
 def _is_over(record: Record | None, kept: ArchivedCall | None) -> bool:
