@@ -20,7 +20,7 @@ _SELDOM = {"SESSION_BRIDGE_SWEEP_SECONDS": "3600", "SESSION_BRIDGE_TTL_SECONDS":
 class WorkerSettings:
     """How each worker works."""
 
-    batch_size: int = 200
+    batch_size: int = 100
     concurrency: int = 2
 
     @property
