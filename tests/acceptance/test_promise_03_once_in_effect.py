@@ -91,6 +91,47 @@ def test_an_identical_second_drain_leaves_every_child_row_untouched(deployment: 
     worker.stop()
 
 
+def test_what_comes_late_touches_no_row_that_it_leaves_as_it_is(deployment: Any) -> None:
+    worker = deployment.worker()
+    deployment.drain("CA1", whole_call())
+    query = "SELECT event_id, {} FROM {} ORDER BY {}"
+    tables = {
+        "call_messages": ("sequence", "event_id"),
+        "call_rag_chunks": ("score", "event_id, chunk_rank"),
+        "call_tool_calls": ("sequence", "event_id"),
+        "call_metrics": ("value", "event_id"),
+    }
+
+    def versions() -> dict[str, list[tuple[Any, ...]]]:
+        return {name: deployment.rows(query.format("xmin::text", name, key)) for name, (_, key) in tables.items()}
+
+    before = versions()
+    late = {
+        "message:between": {"role": "user", "content": "when?", "timestamp": AT + 0.5},
+        "rag:1": {
+            "query_text": "opening hours",
+            "timestamp": AT,
+            "query_params": {"k": 1.50},
+            "chunks": [{"content": "nine to five", "score": 0.9, "chunk_id": "c1"}, {"content": "closed", "x": 1}],
+        },
+        "tool:2": {"name": "call", "timestamp": AT + 5},
+    }
+    deployment.drain("CA1", {name: json.dumps(event) for name, event in late.items()})
+    touched = {name: [row[0] for row in found if row not in before[name]] for name, found in versions().items()}
+    assert touched == {
+        # The second message is now the third.
+        "call_messages": ["2", "between"],
+        "call_rag_chunks": ["1"],
+        "call_tool_calls": ["2"],
+        "call_metrics": [],
+    }
+    found = {name: deployment.rows(query.format(column, name, key)) for name, (column, key) in tables.items()}
+    assert found["call_messages"] == [("1", 1), ("2", 3), ("between", 2)]
+    assert found["call_rag_chunks"] == [("1", 0.9), ("1", None)]
+    assert found["call_tool_calls"] == [("1", 1), ("2", 2)]
+    worker.stop()
+
+
 def test_many_drains_at_once_by_several_workers_leave_the_rows_of_one(deployment: Any, until: Any) -> None:
     workers = [deployment.begin_worker(CONCURRENCY=4, BATCH_SIZE=1) for _ in range(4)]
     for worker in workers:

@@ -366,9 +366,13 @@ RACING_CHECKPOINT = [Ask(), Begin(0, "release"), Checkpoint(), Begin(1, "read"),
 # A drain that learns late that its request was withdrawn, when another request was met long since.
 LATE_WITHDRAWAL = [Ask(), Begin(0, "release"), Withdraw(), Ask(), Drain(), GoOn(0)]
 
+# Events that are archived are written once more, with other values.
+WRITTEN_ANEW = [Write(EVENTS), Ask(), Drain(), Write(EVENTS)]
+
 
 @example(program=RACING_CHECKPOINT)
 @example(program=LATE_WITHDRAWAL)
+@example(program=WRITTEN_ANEW)
 @given(program=st.lists(steps, max_size=16))
 @settings(
     max_examples=60,
