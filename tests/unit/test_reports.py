@@ -146,6 +146,24 @@ def test_two_items_of_one_id_are_both_kept() -> None:
     assert contents == {"message:item_1": "one", "message:item_1.2": "two"}
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, False),
+        ({"created_at": None}, False),
+        ({"created_at": "0"}, True),
+        ({"by": "somebody"}, True),
+        ({"item": {"type": "message", "id": "item_1", "content": ["two"]}}, True),
+        ({"item": None}, True),
+    ],
+)
+def test_an_event_is_left_out_only_if_it_says_nothing_but_that_an_item_came(change: dict[str, Any], kept: bool) -> None:
+    item = {"type": "message", "role": "user", "id": "item_1", "content": ["one"]}
+    event = {"type": "conversation_item_added", "item": {**item, "extra": {}}, "created_at": 1767610042.5, **change}
+    [news] = livekit.understand({"room_id": "RM_1", "chat_history": {"items": [item]}, "events": [event]})
+    assert ("livekit:event-000001" in news.fields) is kept
+
+
 def test_text_that_utf8_cannot_carry_is_written_all_the_same() -> None:
     body = {"event": "call_ended", "call": {"call_id": "call_1", "agent_name": "A\ud800", "new": ["\udc00", "\x00"]}}
     [news] = retell.understand(body)  # type: ignore[arg-type]  # a dict of JSON

@@ -176,27 +176,39 @@ def _handoff(report: ReportFields, part: Part, name: str) -> None:
 
 
 def _events(report: ReportFields, whole: Part, items: list[JsonValue]) -> None:
-    for place, item in enumerate(whole.items("events"), 1):
-        part = Part(item)
+    told: dict[str | None, list[JsonValue]] = {}
+    for item in items:
+        told.setdefault(Part(item).look_text("id"), []).append(item)
+    for place, event in enumerate(whole.items("events"), 1):
+        part = Part(event)
         kind = part.look_text("type")
-        if kind == "conversation_item_added" and any(_says_again(part.look("item"), told) for told in items):
-            # It is told already, as an item of the chat.
+        if kind == "conversation_item_added" and _says_again(part, told):
             continue
         if kind == "close":
             report.state(error_message=part.part("error").look_text("message"))
             reason = part.look_text("reason")
             if reason is not None and whole.look_text("close_reason") is None:
                 report.ended(reason, spoken=True)
-        if isinstance(item, dict):
-            item = {**item, "timestamp": part.look("created_at")}  # noqa: PLW2901  # by which the archive orders events
-        report.kept(f"event-{place:06}", item)
+        if isinstance(event, dict) and (when := part.look_moment("created_at")) is not None:
+            event = {"timestamp": when, **event}  # noqa: PLW2901  # by which the archive orders events
+        report.kept(f"event-{place:06}", event)
 
 
-def _says_again(item: JsonValue, told: JsonValue) -> bool:
-    """Whether `item` says nothing that `told` does not; the one is written with its empty values, the other without."""
-    if not isinstance(item, dict) or not isinstance(told, dict):
+def _says_again(added: Part, told: Mapping[str | None, list[JsonValue]]) -> bool:
+    """Whether the event only says that an item of the chat came: one of those that are `told`, by their ids.
+
+    The one is written with its empty values, the other without. When the event came about is not told again.
+    """
+    item = added.look("item")
+    if not isinstance(item, dict) or not set(added.names()) <= {"type", "item", "created_at"}:
         return False
-    return all(value in (None, [], {}) or told.get(name) == value for name, value in item.items())
+    if added.look("created_at") is not None and added.look_number("created_at") is None:
+        return False
+    return any(
+        isinstance(other, dict)
+        and all(value in (None, [], {}) or other.get(name) == value for name, value in item.items())
+        for other in told.get(Part(item).look_text("id"), ())
+    )
 
 
 def _usage(report: ReportFields, items: list[JsonValue], when: str | float | None) -> None:
