@@ -158,7 +158,7 @@ def test_two_items_of_one_id_are_both_kept() -> None:
     ],
 )
 def test_an_event_is_left_out_only_if_it_says_nothing_but_that_an_item_came(change: dict[str, Any], kept: bool) -> None:
-    item = {"type": "message", "role": "user", "id": "item_1", "content": ["one"]}
+    item: dict[str, Any] = {"type": "message", "role": "user", "id": "item_1", "content": ["one"]}
     event = {"type": "conversation_item_added", "item": {**item, "extra": {}}, "created_at": 1767610042.5, **change}
     [news] = livekit.understand({"room_id": "RM_1", "chat_history": {"items": [item]}, "events": [event]})
     assert ("livekit:event-000001" in news.fields) is kept
