@@ -88,10 +88,14 @@ class Lab:
         """Have what earlier pieces left to be written be written, so that the next one does not pay for it."""
         with self.connect() as connection:
             connection.execute("CHECKPOINT")
-        self.wait(lambda: not self._persistence()["aof_rewrite_in_progress"], "Valkey to rewrite its log")
+        # A minute after so much was written Valkey would save it, beside whatever is measured then.
+        self.wait(lambda: not self._persists(), "Valkey to end what it writes")
+        self.redis.bgsave()
+        self.wait(lambda: not self._persists(), "Valkey to save its data")
 
-    def _persistence(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.redis.info("persistence"))
+    def _persists(self) -> bool:
+        now = cast("dict[str, Any]", self.redis.info("persistence"))
+        return bool(now["aof_rewrite_in_progress"] or now["rdb_bgsave_in_progress"] or now["aof_rewrite_scheduled"])
 
     def fill(self, calls: Sequence[LiveCall]) -> None:
         """Put the live sessions into Redis; nobody is told yet."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from psycopg import sql
-
 from benchmark.workload import LiveCall
 from session_bridge.archive.book import session_time
 from session_bridge.archive.copy import copy_statement, copy_text
@@ -48,7 +46,7 @@ _CONTENTS = Table(
 class Part:
     """What goes into one table in one transaction."""
 
-    statement: sql.Composed
+    statement: bytes
     text: bytes
 
 
@@ -83,7 +81,7 @@ def make_ready(calls: Sequence[LiveCall], batch_size: int, *, with_contents: boo
 def writable(call: LiveCall) -> WritableCall:
     """A call as the bridge's writer takes it."""
     rules, moment = DrainRules(), now()
-    snapshot = Snapshot(Claim(call.call_sid, Queue.READY, b"1", due_ms=1.0), call.size_bytes, dict(call.fields))
+    snapshot = Snapshot(Claim(call.call_sid, Queue.READY, b"1", due_ms=1.0), dict(call.fields))
     return prepare(rules, read(rules, snapshot, []), None, moment).writable
 
 

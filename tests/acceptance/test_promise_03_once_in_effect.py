@@ -198,7 +198,7 @@ def test_a_drain_that_read_early_and_wrote_late_overwrites_nothing(
 
 
 MOMENTS = {
-    "claimed": ("redis", ("MEMORY",)),
+    "claimed": ("archive", ("AS wanted (sid)",)),
     "read": ("redis", ("HGETALL",)),
     "writing": ("archive", WRITE),
     "written": ("archive", (*WRITE, 'COPY "call_analysis"')),

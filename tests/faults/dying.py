@@ -17,6 +17,7 @@ from session_bridge.archive import dead, writer
 from session_bridge.drain import drainer, money, trouble
 from session_bridge.live.scan import SessionScan
 from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.watch import Watch
 from session_bridge.recorder import CallRecorder
 from session_bridge.recorder.flusher import Flusher
 from session_bridge.recorder.spool import Spool
@@ -76,7 +77,7 @@ def is_of_the_dead(_: Any, entries: Any) -> bool:
 POINTS: dict[str, Callable[[], None]] = {
     # a drain, in the order of its steps
     "claimed": lambda: after(LiveSessions, "claim", is_a_claim),
-    "read": lambda: after(LiveSessions, "read"),
+    "read": lambda: after(Watch, "read"),
     "locked": lambda: after(writer, "advance"),
     "written": lambda: after(writer, "_keep_rejects"),
     "committed": lambda: after(drainer, "write"),

@@ -13,6 +13,7 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -170,9 +171,11 @@ async def reach(point: str) -> None:
 class PausingSessions(LiveSessions):
     """Live sessions whose worker can be paused around what it does with them, and which a dead worker cannot reach."""
 
-    async def read(self, group: Sequence[Snapshot]) -> None:
-        await super().read(group)
-        await reach("read")
+    @asynccontextmanager
+    async def reading(self, group: Sequence[Snapshot], *, outline: bool = False) -> AsyncIterator[None]:
+        async with super().reading(group, outline=outline):
+            await reach("read")
+            yield
 
     async def release(self, snapshots: Sequence[Snapshot]) -> list[Release]:
         await reach("release")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from session_bridge.live.snapshot import Queue, Release
+from session_bridge.live.snapshot import Queue, Release, Snapshot
 
 
 @pytest.mark.parametrize("own", ["short", "x" * (2 << 20)], ids=["whole", "field by field"])
@@ -14,9 +14,9 @@ async def test_a_lease_that_is_prolonged_during_the_release_is_still_ours(bridge
     for number in range(20):
         await bridge.ask(f"CA{number}", {"own": own})
         claims = (await live.claim(Queue.READY, 1, 30)).taken
-        snapshots = await live.weigh(claims)
-        await live.read(snapshots)
-        _, outcomes = await asyncio.gather(live.renew(claims, 30), live.release(snapshots))
+        snapshots = list(map(Snapshot, claims))
+        async with live.reading(snapshots):
+            _, outcomes = await asyncio.gather(live.renew(claims, 30), live.release(snapshots))
         assert outcomes == [Release.RELEASED]
         assert await bridge.is_gone(f"CA{number}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 import msgspec
 from psycopg import sql
@@ -20,13 +21,16 @@ _NULL = "null"
 _encoder = msgspec.json.Encoder()
 _REPLACED = re.compile(rb"\\[nrtbfu]")
 _RARE = re.compile(rb"\\[bfu]")
+_BETWEEN_ROWS = re.compile(rb"\]\n\[")
 
 
-def copy_statement(table: Table) -> sql.Composed:
+@cache
+def copy_statement(table: Table) -> bytes:
     """`COPY … FROM STDIN` for the rows of `table`, in this module's format."""
-    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, ESCAPE '\\', NULL 'null')").format(
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, ESCAPE '\\', NULL 'null')").format(
         sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, table.columns))
     )
+    return statement.as_bytes(None)
 
 
 def copy_text(table: Table, rows: Sequence[Row]) -> bytes:
@@ -40,10 +44,10 @@ def copy_text(table: Table, rows: Sequence[Row]) -> bytes:
         if b"\\\\" in lines or _RARE.search(lines):
             # A backslash before an "n" may be one of the text itself.
             return _by_cells(rows)
-        lines = lines.replace(b"]\n[", b"\x00")
+        lines = _BETWEEN_ROWS.sub(b"\x00", lines)
         lines = lines.replace(b"\\n", b"\n").replace(b"\\r", b"\r").replace(b"\\t", b"\t")
         return lines[1:-2].replace(b"\x00", b"\n") + b"\n"
-    return lines[1:-2].replace(b"]\n[", b"\n") + b"\n"
+    return _BETWEEN_ROWS.sub(b"\n", lines[1:-2]) + b"\n"
 
 
 def _by_cells(rows: Sequence[Row]) -> bytes:

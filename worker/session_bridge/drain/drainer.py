@@ -150,9 +150,9 @@ class Drainer:
         if self._money:
             await self._money.refresh()
         book = await look_up(self._connections, [claim.call_sid for claim in named])
-        for group in in_groups(await self._live.weigh(claims)):
-            await self._live.read(group)
-            await self._drain_read(group, book)
+        for group in in_groups(claims):
+            async with self._live.reading(group):
+                await self._drain_read(group, book)
 
     async def _drain_read(self, snapshots: Sequence[Snapshot], book: dict[str, list[Record]]) -> None:
         moment = now()
@@ -187,14 +187,11 @@ class Drainer:
     async def _drain_suspect(self, claim: Claim) -> None:
         if claim.was_alone:
             book = await look_up(self._connections, [claim.call_sid])
-            [snapshot] = await self._live.weigh([claim])
-            if snapshot.huge:
-                # Perhaps it is its size that killed the worker: it is buried without being held whole.
-                await self._live.outline(snapshot)
-            else:
-                await self._live.read([snapshot])
+            snapshot = Snapshot(claim)
             error = f"the worker died or ran out of time with it {claim.times - 1} times, the last time with it alone"
-            await self._trouble.bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
+            # Perhaps it is its size that killed the worker: a huge one is buried without being held whole.
+            async with self._live.reading([snapshot], outline=snapshot.huge):
+                await self._trouble.bury(snapshot, _latest(book.get(claim.call_sid, [])), "fatal", error, now())
             return
         async with self._company.alone():
             if await self._live.note_alone(claim):

@@ -1,9 +1,10 @@
 -- Takes due members of a queue under a lease, by Redis's own clock.
 -- KEYS: the queue, the in-hand hash.
--- ARGV: how many at most, the lease in milliseconds, and what the keys of sessions to be put on hold begin with ('' for
--- none): what waits to be drained must not expire while it waits, whatever else is away.
--- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each
--- member taken its call SID, how often it has been claimed without an outcome, this claim included, and the score it had.
+-- ARGV: how many at most, the lease in milliseconds, what the keys of sessions begin with, and 'hold' if they are to be put
+-- on hold: what waits to be drained must not expire while it waits, whatever else is away.
+-- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each member
+-- taken its call SID, how often it has been claimed without an outcome, this claim included, the score it had, and the
+-- bytes of memory that its session takes, 0 if it is gone.
 --
 -- A request's score is a whole millisecond; a lease's has a fraction, so that no request can be taken for a lease. Only
 -- a lease that ran out tells of a worker that died: a request over a lease is news, however often it comes.
@@ -18,8 +19,9 @@ local reply = {lease, ''}
 for i = 1, #taken, 2 do
   local sid, score = taken[i], taken[i + 1]
   redis.call('ZADD', KEYS[1], lease, sid)
-  if ARGV[3] ~= '' and redis.call('TYPE', ARGV[3] .. sid).ok == 'hash' then
-    redis.call('PERSIST', ARGV[3] .. sid)
+  local session = ARGV[3] .. sid
+  if ARGV[4] == 'hold' and redis.call('TYPE', session).ok == 'hash' then
+    redis.call('PERSIST', session)
   end
   if tonumber(score) % 1 > 0 then
     redis.call('HINCRBY', KEYS[2], sid, 1)
@@ -27,6 +29,7 @@ for i = 1, #taken, 2 do
   reply[#reply + 1] = sid
   reply[#reply + 1] = 1 + (redis.call('HGET', KEYS[2], sid) or 0)
   reply[#reply + 1] = score
+  reply[#reply + 1] = redis.call('MEMORY', 'USAGE', session, 'SAMPLES', 0) or 0
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[2] then

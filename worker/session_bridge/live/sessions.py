@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -19,6 +19,7 @@ from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedactionError, RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
 from session_bridge.live.snapshot import WHOLE_BYTES, Claim, Claims, Queue, Release, Snapshot
+from session_bridge.live.watch import Watch
 from session_bridge.recorder.batch import is_away
 from session_bridge.redaction import Redaction
 
@@ -65,11 +66,11 @@ class LiveSessions:
 
         Sessions that wait to be drained are put on hold by it: no TTL eats them from now on.
         """
-        held = self._keys.prefix if queue is Queue.READY else ""
-        arguments: list[Argument] = [limit, int(lease_seconds * 1000), held]
+        hold = "hold" if queue is Queue.READY else ""
+        arguments: list[Argument] = [limit, int(lease_seconds * 1000), self._keys.prefix, hold]
         async with redis_errors():
             reply = await run_one(self._redis, _CLAIM, [self._queue(queue), self._keys.in_hand], arguments)
-        score, next_due, *members = cast("list[bytes]", reply)
+        score, next_due, *members = cast("list[Any]", reply)
         taken = [
             Claim(
                 sid.decode("utf-8", "surrogateescape"),
@@ -78,8 +79,9 @@ class LiveSessions:
                 times=int(times) % ALONE_COUNTS,
                 due_ms=float(due),
                 was_alone=int(times) > ALONE_COUNTS,
+                size_bytes=size,
             )
-            for sid, times, due in zip(members[::3], members[1::3], members[2::3], strict=True)
+            for sid, times, due, size in zip(*[iter(members)] * 4, strict=True)
         ]
         return Claims(taken, int(next_due) / 1000 if next_due else None)
 
@@ -106,50 +108,41 @@ class LiveSessions:
                     if is_ours:
                         claim.score = cast("bytes", score)
 
-    async def weigh(self, claims: Sequence[Claim]) -> list[Snapshot]:
-        """Find out how large the claimed sessions are. They are read by `read`, in groups by `in_groups`."""
-        async with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for claim in claims:
-                pipeline.memory_usage(self._key(claim), samples=0)
-            sizes = await pipeline.execute(raise_on_error=False)
-            for size in sizes:
-                if isinstance(size, RedisError):
-                    raise size
-        return [Snapshot(claim, size or 0) for claim, size in zip(claims, sizes, strict=True)]
+    @asynccontextmanager
+    async def reading(self, group: Sequence[Snapshot], *, outline: bool = False) -> AsyncIterator[None]:
+        """Read the sessions of a group; until the block ends, those to be released are watched.
 
-    async def read(self, group: Sequence[Snapshot]) -> None:
-        """Read the sessions of a group; a huge one piece by piece, so that Redis goes on serving beside it."""
-        async with redis_errors():
-            for snapshot in group:
-                if snapshot.huge:
-                    await self._read_pieces(snapshot)
-            if whole := [snapshot for snapshot in group if snapshot.size_bytes and not snapshot.huge]:
-                await self._read_whole(whole)
-        if self._redaction is not None:
-            for snapshot in group:
-                if snapshot.huge:
-                    await asyncio.to_thread(_redact, self._redaction, snapshot)
-                else:
-                    _redact(self._redaction, snapshot)
-
-    async def outline(self, snapshot: Snapshot) -> None:
-        """Learn only what the fields of a session are called and how large they are: it may be more than memory holds.
-
-        All are in `oversize` then, and read when they are written down.
+        A huge one is read piece by piece, so that Redis goes on serving beside it. With `outline`, one learns only what
+        its fields are called and how large they are: it may be more than memory holds. All are in `oversize` then, and
+        read when they are written down.
         """
-        async with redis_errors():
-            await self._read_pieces(snapshot, outline=True)
+        watch = Watch(self._redis)
+        try:
+            async with redis_errors():
+                for snapshot in group:
+                    if snapshot.huge:
+                        await self._read_pieces(snapshot, outline=outline)
+                if whole := [snapshot for snapshot in group if snapshot.claim.size_bytes and not snapshot.huge]:
+                    await self._read_whole(whole, watch)
+            if self._redaction is not None:
+                for snapshot in group:
+                    if snapshot.huge:
+                        await asyncio.to_thread(_redact, self._redaction, snapshot)
+                    else:
+                        _redact(self._redaction, snapshot)
+            yield
+        finally:
+            await watch.close()
 
-    async def _read_whole(self, snapshots: Sequence[Snapshot]) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        for snapshot in snapshots:
-            pipeline.execute_command("HGETALL", self._key(snapshot.claim))
-        for snapshot, reply in zip(snapshots, await pipeline.execute(raise_on_error=False), strict=True):
+    async def _read_whole(self, snapshots: Sequence[Snapshot], watch: Watch) -> None:
+        keys = [self._key(snapshot.claim) for snapshot in snapshots]
+        to_release = [key for key, one in zip(keys, snapshots, strict=True) if one.claim.queue is Queue.READY]
+        for snapshot, reply in zip(snapshots, await watch.read(keys, to_release), strict=True):
             if isinstance(reply, RedisError):
                 await self._note_wrong_type(snapshot, reply)
                 continue
             snapshot.fields = reply
+            snapshot.watch = watch
             if max(map(len, reply.values()), default=0) > self._max_field_bytes:
                 snapshot.whole = False
                 for name, value in list(reply.items()):
@@ -157,7 +150,7 @@ class LiveSessions:
                         snapshot.oversize[name] = len(value)
                         del snapshot.fields[name]
 
-    async def _read_pieces(self, snapshot: Snapshot, *, outline: bool = False) -> None:
+    async def _read_pieces(self, snapshot: Snapshot, *, outline: bool) -> None:
         key = self._key(snapshot.claim)
         snapshot.whole = False
         try:
@@ -214,18 +207,12 @@ class LiveSessions:
         """Let go what was read and is now in the archive; what was written meanwhile stays, and is due again."""
         outcomes: dict[str, Release] = {}
         slow = [snapshot for snapshot in snapshots if not snapshot.whole]
-        whole = [snapshot for snapshot in snapshots if snapshot.whole]
-        if whole:
-            separator = os.urandom(16)
-            calls = []
+        if whole := [snapshot for snapshot in snapshots if snapshot.whole]:
+            replies: Sequence[Reply | RedisError] | None
             async with self._scores, redis_errors():
-                for snapshot in whole:
-                    sid = self._sid(snapshot.claim)
-                    read = separator.join(chain.from_iterable(snapshot.as_read.items()))
-                    digest = hashlib.sha1(read, usedforsecurity=False).hexdigest()
-                    keys = self._claim_keys(snapshot.claim)
-                    calls.append(Call(_RELEASE, keys, [sid, snapshot.claim.score, separator, digest]))
-                replies = await run(self._redis, calls)
+                replies = await self._release_watched(whole)
+                if replies is None:
+                    replies = await self._release_compared(whole)
             for snapshot, reply in zip(whole, replies, strict=True):
                 word = _word(reply)
                 if word == "changed":
@@ -235,6 +222,26 @@ class LiveSessions:
         for snapshot in slow:
             outcomes[snapshot.claim.call_sid] = await self._release_fields(snapshot)
         return [outcomes[snapshot.claim.call_sid] for snapshot in snapshots]
+
+    async def _release_watched(self, snapshots: Sequence[Snapshot]) -> Sequence[Reply] | None:
+        """Let all go if none was touched since it was read; None, and none is let go, if that cannot be vouched for."""
+        watch = snapshots[0].watch
+        if watch is None or any(snapshot.watch is not watch for snapshot in snapshots):
+            return None
+        return await watch.run([self._release_call(snapshot.claim, b"", "") for snapshot in snapshots])
+
+    async def _release_compared(self, snapshots: Sequence[Snapshot]) -> Sequence[Reply | RedisError]:
+        """Let each go that holds what was read."""
+        separator = os.urandom(16)
+        calls = []
+        for snapshot in snapshots:
+            read = separator.join(chain.from_iterable(snapshot.as_read.items()))
+            digest = hashlib.sha1(read, usedforsecurity=False).hexdigest()
+            calls.append(self._release_call(snapshot.claim, separator, digest))
+        return await run(self._redis, calls)
+
+    def _release_call(self, claim: Claim, separator: bytes, digest: str) -> Call:
+        return Call(_RELEASE, self._claim_keys(claim), [self._sid(claim), claim.score, separator, digest])
 
     async def _release_fields(self, snapshot: Snapshot) -> Release:
         claim = snapshot.claim

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from session_bridge.live.watch import Watch
+
 WHOLE_BYTES = 1 << 20
 """A session up to this size is read and compared in one piece; a larger one is huge: field by field, and by itself."""
 # So much is read, and understood, at once.
@@ -24,7 +26,8 @@ class Claim:
     """One call SID in this worker's hands.
 
     `score` is the lease's own; `times` counts the claims of this SID that had no outcome yet, this one included, and
-    `was_alone` says that in one of them its worker had nothing else in hand.
+    `was_alone` says that in one of them its worker had nothing else in hand. `size_bytes` is the memory that its
+    session took then, 0 if there was none.
     `due_ms` is when it was due, in milliseconds since 1970: a whole number if it was asked for, a fraction if a lease
     on it ran out.
     """
@@ -35,6 +38,7 @@ class Claim:
     times: int = 1
     due_ms: float = 0.0
     was_alone: bool = False
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,11 @@ class Release(StrEnum):
 class Snapshot:
     """A live session as it was read, or before it is read.
 
-    `size_bytes` is what Redis says its memory is, 0 if there is nothing. `fields` holds every field but those larger
+    `fields` holds every field but those larger
     than the limit, whose sizes in bytes are in `oversize`. `wrong_type` names what the key holds if that is not a hash.
     """
 
     claim: Claim
-    size_bytes: int = 0
     fields: dict[bytes, bytes] = field(default_factory=dict)
     oversize: dict[bytes, int] = field(default_factory=dict)
     wrong_type: str | None = None
@@ -75,6 +78,8 @@ class Snapshot:
     oversize_digests: dict[bytes, str] = field(default_factory=dict)
     raw: dict[bytes, bytes] | None = None
     """The fields as they are in Redis, where redaction has changed them: only a release may look at these."""
+    watch: Watch | None = None
+    """What vouches for it that it was not touched since it was read, if anything does."""
     withheld: str = ""
     """The error for which the fields could not be redacted: nothing of them may be kept."""
 
@@ -86,7 +91,7 @@ class Snapshot:
     @property
     def huge(self) -> bool:
         """Whether it is read field by field, and drained by itself: neither its size nor its time is the others'."""
-        return self.size_bytes > WHOLE_BYTES
+        return self.claim.size_bytes > WHOLE_BYTES
 
     @property
     def empty(self) -> bool:
@@ -94,20 +99,21 @@ class Snapshot:
         return not self.fields and not self.oversize and self.wrong_type is None
 
 
-def in_groups(snapshots: Iterable[Snapshot]) -> Iterator[list[Snapshot]]:
-    """`snapshots` in groups small enough to be held at once; each huge one by itself, after the others."""
+def in_groups(claims: Iterable[Claim]) -> Iterator[list[Snapshot]]:
+    """Snapshots to be read, in groups small enough to be held at once; each huge one by itself, after the others."""
     group: list[Snapshot] = []
     huge: list[Snapshot] = []
     total = 0
-    for snapshot in snapshots:
+    for claim in claims:
+        snapshot = Snapshot(claim)
         if snapshot.huge:
             huge.append(snapshot)
             continue
-        if group and total + snapshot.size_bytes > _GROUP_BYTES:
+        if group and total + claim.size_bytes > _GROUP_BYTES:
             yield group
             group, total = [], 0
         group.append(snapshot)
-        total += snapshot.size_bytes
+        total += claim.size_bytes
     if group:
         yield group
     for snapshot in huge:
