@@ -45,7 +45,7 @@ _WIDTH = 130
 )
 @click.option("--calls", type=click.IntRange(20), help=f"Calls of a round [{_CALLS}; quick: {_CALLS_QUICK}].")
 @click.option("--size", type=click.Choice([*SIZES, "all"]), help="Size of the calls [all; quick: regular].")
-@click.option("--batch-size", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1, 64), default=2, show_default=True, help="Of one worker.")
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), default="bench-results.json", show_default=True

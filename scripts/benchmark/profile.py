@@ -22,6 +22,7 @@ from session_bridge.contract.models import MODELS
 from session_bridge.drain import drainer, prepare
 from session_bridge.jobs import look_for_garbage_seldom
 from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.watch import Watch
 from session_bridge.service import Bridge, open_bridge
 from session_bridge.settings import load_settings
 
@@ -44,16 +45,15 @@ class Stage:
 STAGES = (
     Stage("claim", LiveSessions, "claim"),
     Stage("look up in the book", drainer, "look_up"),
-    Stage("weigh", LiveSessions, "weigh"),
-    Stage("read from Redis", LiveSessions, "read"),
+    Stage("read from Redis", Watch, "read"),
     Stage("understand", drainer, "read"),
     Stage("shape", drainer, "prepare"),
     Stage("  rows of a call", prepare, "shape"),
-    Stage("format for COPY", drainer, "batch_of"),
+    Stage("format for PostgreSQL", drainer, "batch_of"),
     Stage("write: begin, commit", drainer, "write"),
     Stage("  lock in the book", writer, "advance"),
     Stage("  COPY", writer, "_copy"),
-    Stage("  merge", writer, "_merge"),
+    Stage("  insert and merge", writer, "_insert"),
     Stage("  chunk contents", writer, "_keep_contents"),
     Stage("release", LiveSessions, "release"),
 )

@@ -6,9 +6,13 @@ import json
 import random
 from typing import Any
 
+import pytest
+
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.contract.fields import DOCUMENTS, STATE_FIELDS
 from session_bridge.contract.models import MODELS
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 CALLS = 120
 WORDS = [

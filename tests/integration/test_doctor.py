@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -387,7 +386,6 @@ def test_too_few_connections(redis_url: str, database_url: str, execute: Callabl
     assert findings(redis_url, database_url)["deployment.connections"].verdict == "problem"
 
 
-@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="there is no PgBouncer on this machine")
 @pytest.mark.parametrize(
     ("mode", "verdict", "told"),
     [
@@ -396,29 +394,10 @@ def test_too_few_connections(redis_url: str, database_url: str, execute: Callabl
         ("statement", "problem", "in statement mode"),
     ],
 )
-def test_pgbouncer(redis_url: str, database_url: str, tmp_path: Path, *, mode: str, verdict: str, told: str) -> None:
+def test_pgbouncer(redis_url: str, database_url: str, pgbouncer: Any, *, mode: str, verdict: str, told: str) -> None:
     assert "none seen" in findings(redis_url, database_url)["postgres.pooler"].found
-    address = psycopg.conninfo.conninfo_to_dict(database_url)
-    port = free_port()
-    (tmp_path / "users").write_text('"postgres" ""\n')
-    (tmp_path / "ini").write_text(
-        f"[databases]\nit = host=127.0.0.1 port={address['port']} dbname={address['dbname']} user=postgres\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n"
-        f"auth_type = any\nauth_file = {tmp_path}/users\n"
-    )
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o711)
-    # It refuses to run as root.
-    user = "nobody" if os.geteuid() == 0 else None
-    with subprocess.Popen(["pgbouncer", "-q", tmp_path / "ini"], user=user, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while not listens(port):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            finding = findings(redis_url, f"postgresql://postgres@127.0.0.1:{port}/it")["postgres.pooler"]
-        finally:
-            process.terminate()
+    with pgbouncer(mode) as address:
+        finding = findings(redis_url, address)["postgres.pooler"]
     assert finding.verdict == verdict
     assert told in finding.found
 

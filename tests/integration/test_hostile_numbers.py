@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SAID = {"role": "user", "content": "said", "timestamp": 1_763_632_800}
 IMPOSSIBLE = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"]
 TOO_WIDE = ["99999999999999999999", "1e300", '"1e300"', '"many"', "2147483648", "1.5"]

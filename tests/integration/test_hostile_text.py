@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SPECIALS = [
     "\x1d", "\x1e", "\x1f", "\\N", "\\.", "\\", "\\\\", "\t", "\r\n", "\n", "\r", "\x1f\x1e\x1d\\N\n\\.\r\n\t",
     "\\x1f", "\\u0041", "\x01\x08\x7f\x85\u2028", '"\'$$%s{}', "\U0001f642\u202eabc\ufffd", "łńźśżęóąć",

@@ -27,6 +27,11 @@ Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _POOL_SECONDS = 10.0
+# The third time a statement comes on a connection it is prepared.
+_PREPARED_FROM = 2
+# What a statement that was prepared raises once its tables have changed, or the server has lost it: a new connection
+# prepares it anew.
+_NO_LONGER_PREPARED = ("0A000", "26000")
 # A server that died without a word is noticed by these, not by TCP's own quarter of an hour.
 _SOCKET_OPTIONS: dict[str, int] = {
     "connect_timeout": 10,
@@ -62,7 +67,7 @@ class ArchiveConnections:
             open=False,
             timeout=_POOL_SECONDS,
             reconnect_timeout=0,
-            # Older PgBouncers lose prepared statements between transactions.
+            configure=_prepare_if_direct,
             kwargs={"autocommit": True, "prepare_threshold": None},
         )
         self._begin: bytes | None = None
@@ -112,10 +117,12 @@ class ArchiveConnections:
                 await connection.execute(self._begin or self._begin_statement(connection))
                 try:
                     yield connection
-                except BaseException:
+                except BaseException as error:
                     # What cannot be rolled back now is closed, which rolls it back; the first error is the one to tell.
                     with contextlib.suppress(psycopg.Error):
                         await connection.rollback()
+                    if isinstance(error, psycopg.Error) and error.sqlstate in _NO_LONGER_PREPARED:
+                        await connection.close()
                     raise
                 await connection.execute(b"COMMIT")
 
@@ -135,6 +142,17 @@ class ArchiveConnections:
         )
         self._begin = statement.as_bytes(connection)
         return self._begin
+
+
+async def _prepare_if_direct(connection: Connection) -> None:
+    """Have statements prepared that come again and again, unless a pooler stands between.
+
+    A pooler in transaction mode may lose them between two transactions, as PgBouncer before 1.21 does. It greets with
+    a process id of its own making.
+    """
+    [process_id] = await (await connection.execute(b"SELECT pg_backend_pid()")).fetchone() or [None]
+    if process_id == connection.info.backend_pid:
+        connection.prepare_threshold = _PREPARED_FROM
 
 
 async def fetch(connection: Connection, name: str, **parameters: object) -> list[tuple[Any, ...]]:

@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TypeAlias, TypeVar
 
-from psycopg import sql
-from pydantic import JsonValue
-from pydantic_core import from_json, to_json
-
 from session_bridge.archive.book import Drained, advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import copy_statement, copy_text
 from session_bridge.archive.journal import JOURNAL, Entry
+from session_bridge.archive.merge import insert_statement, json_text, merge_statement
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
 
 _Item = TypeVar("_Item")
 _PIECE_BYTES, _PIECE_ITEMS = 32 << 20, 10_000
+_FEW_ROWS, _FEW_BYTES = 4_000, 4 << 20
 _LANGUAGE = SESSIONS.columns.index("language")
 
 
@@ -40,7 +38,7 @@ class WritableCall:
     """One call as the writer takes it.
 
     `merge` says that rows of it are archived already. `rows` are those that are not; `changed` are those that may
-    differ from what is.
+    differ from what is. `size_bytes` is about how much memory all of it takes.
     """
 
     book: Drained
@@ -52,23 +50,37 @@ class WritableCall:
     merge: bool = False
     changed: dict[Table, list[Row]] = field(default_factory=dict)
     drop_history: bool = False
+    size_bytes: int = 0
     charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Calls to be written in one transaction, and their new rows as COPY takes them, by table."""
+    """Calls to be written in one transaction, and their rows by table: new ones in one of two forms, and others."""
 
     calls: Sequence[WritableCall]
-    texts: dict[Table, bytes]
+    copied: dict[Table, bytes]
+    inserted: dict[Table, str]
+    merged: dict[Table, str]
 
 
 def batch_of(calls: Sequence[WritableCall]) -> Batch:
-    """Make a batch of `calls`; what takes time here is better done while another one is being written."""
-    texts = {SESSIONS: copy_text(SESSIONS, [call.session_row for call in calls if not call.merge])}
+    """Make a batch of `calls`; what takes time here is better done while another one is being written.
+
+    New rows are copied, which takes two round trips a table. A few rows are sooner inserted, all in one round trip.
+    """
+    new = {SESSIONS: [call.session_row for call in calls if not call.merge]}
+    merged = {SESSIONS: [call.session_row for call in calls if call.merge]}
     for table in CHILDREN:
-        texts[table] = copy_text(table, [row for call in calls for row in call.rows[table]])
-    return Batch(calls, texts)
+        new[table] = [row for call in calls for row in call.rows[table]]
+        merged[table] = [row for call in calls if call.merge for row in call.changed[table]]
+    new[JOURNAL] = [call.journal.row for call in calls]
+    batch = Batch(calls, {}, {}, {table: json_text(table, rows) for table, rows in merged.items() if rows})
+    if sum(map(len, new.values())) <= _FEW_ROWS and sum(call.size_bytes for call in calls) <= _FEW_BYTES:
+        batch.inserted.update({table: json_text(table, rows) for table, rows in new.items() if rows})
+    else:
+        batch.copied.update({table: copy_text(table, rows) for table, rows in new.items() if rows})
+    return batch
 
 
 FetchField: TypeAlias = Callable[[str, bytes], Awaitable[bytes]]
@@ -90,11 +102,12 @@ async def write(
         allowed = await advance(connection, [call.book for call in batch.calls])
         if len(allowed) < len(batch.calls):
             batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
-        for table, text in batch.texts.items():
+        for table, text in batch.copied.items():
             await _copy(connection, table, text)
-        await _merge(connection, [call for call in batch.calls if call.merge])
-        await _copy(connection, JOURNAL, copy_text(JOURNAL, [call.journal.row for call in batch.calls]))
-        await _keep_contents(connection, batch.calls)
+        if batch.inserted or batch.merged:
+            await _insert(connection, batch)
+        if batch.copied:
+            await _keep_contents(connection, batch.calls)
         await _keep_rejects(connection, batch.calls, fetch_field)
         charges = [call.charge for call in batch.calls if call.charge]
         if settle and charges:
@@ -103,81 +116,63 @@ async def write(
 
 
 async def _copy(connection: Connection, table: Table, text: bytes) -> None:
-    if text:
-        async with connection.cursor() as cursor, cursor.copy(copy_statement(table)) as copy:
-            await copy.write(text)
+    async with connection.cursor() as cursor, cursor.copy(copy_statement(table)) as copy:
+        await copy.write(text)
 
 
-async def _merge(connection: Connection, calls: Sequence[WritableCall]) -> None:
-    if forms := [call.book.session_id for call in calls if call.drop_history]:
-        await run(connection, "drop_history", session_ids=forms)
-    await _upsert(connection, SESSIONS, [call.session_row for call in calls])
-    for table in CHILDREN:
-        await _upsert(connection, table, [row for call in calls for row in call.changed[table]])
-
-
-async def _upsert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert rows or bring them up to date; a row that is the same is not touched."""
-    if not rows:
-        return
-    document = to_json([_document(table, row) for row in rows]).decode()
-    await connection.execute(_UPSERTS[table], [document])
-
-
-def _document(table: Table, row: Row) -> dict[str, JsonValue]:
-    document: dict[str, JsonValue] = {}
-    for column, cell in zip(table.columns, row, strict=True):
-        if cell is None:
-            continue
-        if column in table.json_columns and isinstance(cell, str):
-            document[column] = from_json(cell)
-        else:
-            document[column] = cell if isinstance(cell, str | int | float) else str(cell)
-    return document
-
-
-def _upsert_statement(table: Table) -> sql.Composed:
-    others = [column for column in table.columns if column not in table.key]
-    names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
-    return sql.SQL(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json) "
-        "ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE ({ours}) IS DISTINCT FROM ({theirs})"
-    ).format(
-        table=sql.Identifier(table.name),
-        names=names,
-        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
-        assignments=sql.SQL(", ").join(
-            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
-        ),
-        ours=sql.SQL(", ").join(sql.Identifier(table.name, column) for column in others),
-        theirs=sql.SQL(", ").join(sql.Identifier("excluded", column) for column in others),
-    )
-
-
-_UPSERTS = {table: _upsert_statement(table) for table in (SESSIONS, *CHILDREN)}
+async def _insert(connection: Connection, batch: Batch) -> None:
+    """Insert and merge rows, table after table, all in one round trip; with a few calls their chunk texts too."""
+    async with connection.pipeline():
+        if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
+            await run(connection, "drop_history", session_ids=forms)
+        for table, text in batch.inserted.items():
+            await connection.execute(insert_statement(table), [text])
+        for table, text in batch.merged.items():
+            await connection.execute(merge_statement(table), [text])
+        if not batch.copied:
+            for shelf in _shelves(batch.calls):
+                await _keep(connection, shelf, shelf.contents)
 
 
 # -- what is shared between calls, or was not understood ------------------------------------------------------------
 
 
-async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
-    """Keep each distinct chunk text of a month and tenant once; only those not kept yet are sent."""
-    shelves: dict[tuple[date, str], dict[str, tuple[str, Cell]]] = {}
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """The distinct chunk texts of a month and tenant, each with its language, by their hashes."""
+
+    month: date
+    tenant_id: str
+    contents: dict[str, tuple[str, Cell]] = field(default_factory=dict)
+
+
+def _shelves(calls: Sequence[WritableCall]) -> list[_Shelf]:
+    """The chunk texts of these calls, in one order everywhere."""
+    shelves: dict[tuple[date, str], _Shelf] = {}
     for call in calls:
         if call.chunk_contents:
-            month = session_time(call.book.session_id).date().replace(day=1)
-            shelf = shelves.setdefault((month, call.book.tenant_id or ""), {})
+            key = session_time(call.book.session_id).date().replace(day=1), call.book.tenant_id or ""
+            shelf = shelves.setdefault(key, _Shelf(*key))
             # Nobody says in what language a chunk is: it is searched in that of the call that brought it first.
             language = call.session_row[_LANGUAGE]
-            shelf.update({content_hash: (content, language) for content_hash, content in call.chunk_contents.items()})
-    for (month, tenant_id), contents in sorted(shelves.items()):
-        hashes = ",".join(contents)
-        missing = await fetch(connection, "missing_contents", month=month, tenant_id=tenant_id, hashes=hashes)
-        if missing:
-            wanted = sorted(content_hash for (content_hash,) in missing)
-            texts, languages = zip(*[contents[content_hash] for content_hash in wanted], strict=True)
-            kept = {"hashes": wanted, "contents": list(texts), "languages": list(languages)}
-            await run(connection, "keep_contents", month=month, tenant_id=tenant_id, **kept)
+            shelf.contents.update({digest: (content, language) for digest, content in call.chunk_contents.items()})
+    return [shelf for _, shelf in sorted(shelves.items())]
+
+
+async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
+    """Keep each distinct chunk text of a month and tenant once; only those not kept yet are sent."""
+    for shelf in _shelves(calls):
+        asked = {"month": shelf.month, "tenant_id": shelf.tenant_id, "hashes": ",".join(shelf.contents)}
+        if missing := await fetch(connection, "missing_contents", **asked):
+            await _keep(connection, shelf, [content_hash for (content_hash,) in missing])
+
+
+async def _keep(connection: Connection, shelf: _Shelf, hashes: Iterable[str]) -> None:
+    """Keep these texts of a shelf, but for those that are kept already."""
+    wanted = sorted(hashes)
+    texts, languages = zip(*[shelf.contents[content_hash] for content_hash in wanted], strict=True)
+    kept = {"hashes": wanted, "contents": list(texts), "languages": list(languages)}
+    await run(connection, "keep_contents", month=shelf.month, tenant_id=shelf.tenant_id, **kept)
 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:

@@ -126,6 +126,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,
         changed=changed,
+        size_bytes=snapshot.claim.size_bytes,
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
         charge=charge_of(shaped, ended=book.state == "archived") if rules.money.charges else None,
     )

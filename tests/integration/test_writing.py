@@ -1,0 +1,121 @@
+"""How rows are written: many or a few, on the server's own connections or through a pooler, while its tables change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from tests.deployments import call_fields
+
+from session_bridge.archive import writer
+from session_bridge.archive.tables import CHILDREN
+from session_bridge.drain import drainer
+from session_bridge.errors import ArchiveUnavailableError
+from session_bridge.live.snapshot import Queue
+
+# So many are more than a few rows together.
+CALLS = 35
+# What tells of a record, and not of the call.
+OF_THE_RECORD = {"session_id", "id", "call_sid", "archived_at", "first_archived_at"}
+
+
+def long_call(number: int) -> dict[str, str]:
+    """A call of some 120 rows."""
+    fields = call_fields(f"CA{number}") | {"started_at": "2026-11-20T10:00:00Z", "metadata": '{"a": 1.10}'}
+    for place in range(60):
+        at = f"2026-11-20T10:00:{place:02}.5Z"
+        fields[f"message:{place}"] = json.dumps({"role": "user", "content": f'\\N "{place}"\n', "timestamp": at})
+        fields[f"tool:{place}"] = json.dumps({"name": "t", "arguments": {"a": [place, None]}, "timestamp": at})
+    chunks = [{"chunk_id": "1", "content": "said often", "score": 0.25}, {"chunk_id": "2", "content": f"only {number}"}]
+    fields["rag:1"] = json.dumps({"query_text": "q", "chunks": chunks, "timestamp": 1_763_632_800})
+    fields["cost:1"] = json.dumps({"service": "llm", "amount_cents": "1.250", "timestamp": 1_763_632_800})
+    return fields
+
+
+async def archived(opened: Any, sid: str) -> dict[str, list[Any]]:
+    """All rows of a call, by table."""
+    rows = {}
+    for table in ["call_sessions", *(table.name for table in CHILDREN)]:
+        key = "id" if table == "call_sessions" else "session_id"
+        found = await opened.rows(f"SELECT to_jsonb(t) AS row FROM {table} AS t WHERE {key} = session_id_of(%s)", sid)
+        kept = [{name: cell for name, cell in one["row"].items() if name not in OF_THE_RECORD} for one in found]
+        rows[table] = sorted(kept, key=json.dumps)
+    return rows
+
+
+async def test_few_rows_and_many_make_the_same_archive(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    batch_of = writer.batch_of
+
+    def noting(calls: Any) -> Any:
+        batch = batch_of(calls)
+        copied.append(bool(batch.copied))
+        return batch
+
+    monkeypatch.setattr(drainer, "batch_of", noting)
+    for number in range(CALLS):
+        await bridge.ask(f"CAalone{number}", long_call(number))
+        await bridge.drain()
+    assert copied == [False] * CALLS
+    for number in range(CALLS):
+        await bridge.ask(f"CAtogether{number}", long_call(number))
+    copied.clear()
+    await bridge.bridge.drainer.drain((await bridge.bridge.live.claim(Queue.READY, CALLS, 30)).taken)
+    assert copied == [True]
+    for number in range(CALLS):
+        alone, together = await archived(bridge, f"CAalone{number}"), await archived(bridge, f"CAtogether{number}")
+        assert alone == together
+        assert len(alone["call_messages"]) == len(alone["call_tool_calls"]) == 60
+    [[count]] = [row.values() for row in await bridge.rows("SELECT count(*) FROM rag_chunk_contents")]
+    assert count == CALLS + 1
+
+
+async def prepared_on(opened: Any) -> int:
+    """How many statements are prepared on a connection on which one came three times."""
+    async with opened.bridge.connections.transaction() as connection:
+        for _ in range(3):
+            await connection.execute("SELECT %s::int", [1])
+        cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
+        [count] = await cursor.fetchone()
+        return int(count)
+
+
+async def test_what_comes_again_and_again_is_prepared(bridge: Any) -> None:
+    assert await prepared_on(bridge) > 0
+
+
+async def test_drains_go_on_when_a_column_changes_under_prepared_statements(bridge: Any, database_url: str) -> None:
+    async def drain(number: int) -> None:
+        await bridge.ask(f"CA{number}", long_call(number))
+        await asyncio.wait_for(bridge.drain(), 30)
+        assert (await bridge.call(f"CA{number}"))["total_messages"] == 60
+
+    for number in range(4):
+        await drain(number)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
+        await owner.execute("DROP VIEW active_calls_summary CASCADE")
+        await owner.execute("ALTER TABLE call_sids ALTER COLUMN first_seen_at TYPE timestamptz(3)")
+    # Each connection finds out by itself, and the call is drained again on a new one.
+    with pytest.raises(ArchiveUnavailableError, match="cached plan"):
+        await drain(4)
+    for number in range(4, 8):
+        await drain(number)
+
+
+async def test_behind_a_pooler_nothing_is_prepared_and_drains_go_on(
+    bridge_with: Callable[..., Awaitable[Any]], pgbouncer: Any
+) -> None:
+    with pgbouncer("transaction") as address:
+        opened = await bridge_with(database_url=address)
+        assert await prepared_on(opened) == 0
+        for number in range(8):
+            await opened.ask(f"CA{number}", long_call(number))
+        # Two at a time, so that transactions change their server connections.
+        claims = (await opened.bridge.live.claim(Queue.READY, 8, 30)).taken
+        await asyncio.gather(*[opened.bridge.drainer.drain([claim]) for claim in claims])
+        for number in range(8):
+            assert (await opened.call(f"CA{number}"))["total_messages"] == 60

@@ -1,0 +1,51 @@
+"""Rows as JSON, and the statements that insert them or bring them up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+from psycopg import sql
+
+from session_bridge.archive.tables import Row, Table
+
+_encoder = msgspec.json.Encoder()
+
+
+@cache
+def insert_statement(table: Table) -> bytes:
+    """Insert the rows of a JSON text, its one parameter."""
+    names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    statement = sql.SQL(
+        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
+    ).format(table=sql.Identifier(table.name), names=names)
+    return statement.as_bytes(None)
+
+
+@cache
+def merge_statement(table: Table) -> bytes:
+    """The same, but rows that are there already are brought up to date; one that is the same is not touched."""
+    others = [column for column in table.columns if column not in table.key]
+    conflict = sql.SQL(
+        " ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE ({ours}) IS DISTINCT FROM ({theirs})"
+    ).format(
+        key=sql.SQL(", ").join(map(sql.Identifier, table.key)),
+        assignments=sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in others
+        ),
+        ours=sql.SQL(", ").join(sql.Identifier(table.name, column) for column in others),
+        theirs=sql.SQL(", ").join(sql.Identifier("excluded", column) for column in others),
+    )
+    return insert_statement(table) + conflict.as_bytes(None)
+
+
+def json_text(table: Table, rows: Sequence[Row]) -> str:
+    """The rows of `table` as those statements take them. Text may hold neither U+0000 nor lone surrogates."""
+    documents: list[dict[str, object]] = [dict(zip(table.columns, row, strict=True)) for row in rows]
+    for column in table.json_columns:
+        for document in documents:
+            # JSON goes in as it is: read once more it would only be written once more.
+            if isinstance(text := document[column], str):
+                document[column] = msgspec.Raw(text.encode())
+    return _encoder.encode(documents).decode()
