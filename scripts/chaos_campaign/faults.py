@@ -17,8 +17,9 @@ from chaos_campaign.schedule import Fault, Kind
 from chaos_campaign.workers import Team
 from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 
-# Only a transaction that writes calls also writes the journal; others read, and their COMMIT is of no interest.
-_AFTER, _COMMIT = b'COPY "call_journal"', b"COMMIT\x00"
+# Only a transaction that writes calls also writes the journal, of which this is a column, whichever way its rows are
+# written; others read, and their COMMIT is of no interest.
+_AFTER, _COMMIT = b'"detail"', b"COMMIT\x00"
 _AIM_SECONDS = 15.0
 _SIGNALS = {Kind.KILL: signal.SIGKILL, Kind.TERMINATE: signal.SIGTERM}
 _LOOK_SECONDS = 0.05

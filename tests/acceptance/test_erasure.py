@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deployments import CALL_ROW
 
 from session_bridge.embedded.programs import postgres_programs
 
@@ -223,7 +224,7 @@ def test_a_call_that_begins_after_the_erasure_is_another_call(deployment: Any) -
         # The drain has read the session and looked it up; it comes to write when the call is erased.
         ("INSERT INTO call_sids", "SELECT 1 FROM call_sids WHERE state = 'retired'"),
         # It has entered the call and not committed; the erasure waits for it, and takes its rows too.
-        ("COPY", "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"),
+        (CALL_ROW, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"),
     ],
 )
 def test_a_drain_in_flight_does_not_bring_the_call_back(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.deployments import CALL_ROW
 
-WRITTEN_NOT_COMMITTED = ('COPY "call_sessions"', "COMMIT")
+WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 
 
 def dumps(deployment: Any, sids: list[str]) -> list[tuple[bytes, int]]:

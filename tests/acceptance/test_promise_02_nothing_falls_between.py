@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 import pytest
+from tests.deployments import CALL_ROW
 
 from session_bridge.live.scripts import Script
 
-WRITTEN_NOT_COMMITTED = ('COPY "call_sessions"', "COMMIT")
+WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 RELEASE = Script.load("release").digest
 SETTLE = Script.load("settle").digest
 LARGE = "x" * 1_500_000  # more than is read in one piece

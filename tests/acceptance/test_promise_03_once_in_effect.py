@@ -9,12 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from tests.deployments import ANALYSIS_ROW, CALL_ROW
 
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.live.scripts import Script
 
 RELEASE = Script.load("release").digest
-WRITE = ('COPY "call_sessions"',)
+WRITE = (CALL_ROW,)
 AT = 1_763_632_800
 TABLES = {table.name: table.columns for table in CHILDREN} | {
     "call_session_rejects": ("digest", "field", "reason", "raw")
@@ -198,10 +199,10 @@ def test_a_drain_that_read_early_and_wrote_late_overwrites_nothing(
 
 
 MOMENTS = {
-    "claimed": ("archive", ("AS wanted (sid)",)),
+    "claimed": ("archive", ("BEGIN",)),
     "read": ("redis", ("HGETALL",)),
     "writing": ("archive", WRITE),
-    "written": ("archive", (*WRITE, 'COPY "call_analysis"')),
+    "written": ("archive", (*WRITE, ANALYSIS_ROW)),
     "committed": ("redis", (RELEASE,)),
 }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tests.deployments import CALL_ROW
+
 from session_bridge.recorder import CallRecorder, Keys
 
-WRITTEN_NOT_COMMITTED = ('COPY "call_sessions"', "COMMIT")
+WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 SHORT = {"TTL_SECONDS": 6, "SWEEP_SECONDS": 2}
 
 

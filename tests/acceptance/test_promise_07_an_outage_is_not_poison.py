@@ -7,11 +7,12 @@ import threading
 from typing import Any
 
 import pytest
+from tests.deployments import CALL_ROW
 
 from session_bridge.live.scripts import Script
 
 RELEASE = Script.load("release").digest
-WRITTEN_NOT_COMMITTED = ('COPY "call_sessions"', "COMMIT")
+WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 SIDS = [f"CA{number}" for number in range(60)]
 
 
@@ -157,7 +158,7 @@ def test_a_call_that_kills_its_worker_dies_alone(
 
     while deployment.state("CAdeadly") != "dead":
         assert kills < 8, "it goes on killing"
-        deadly = proxy.hold('COPY "call_sessions"', "CAdeadly")
+        deadly = proxy.hold(CALL_ROW, "CAdeadly")
         worker = deployment.begin_worker(DATABASE_URL=through, LEASE_SECONDS=4, SWEEP_SECONDS=3600)
         until(lambda: deadly.reached or deployment.state("CAdeadly") == "dead")  # noqa: B023
         if deadly.reached:

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytest
+from tests.deployments import CALL_ROW
 
-WRITTEN_NOT_COMMITTED = ('COPY "call_sessions"', "COMMIT")
+WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 
 
 def test_sigterm_finishes_what_is_under_way(deployment: Any, proxy_to: Any) -> None:

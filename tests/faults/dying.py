@@ -19,7 +19,7 @@ from session_bridge.live.scan import SessionScan
 from session_bridge.live.sessions import LiveSessions
 from session_bridge.live.watch import Watch
 from session_bridge.recorder import CallRecorder
-from session_bridge.recorder.flusher import Flusher
+from session_bridge.recorder.delivery import Delivery
 from session_bridge.recorder.spool import Spool
 from session_bridge.sweep import sweeper
 
@@ -101,8 +101,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "dead entered": lambda: after(trouble, "bury"),
     "death told": lambda: after(trouble, "enter"),
     # the replay of a spool
-    "replay begins": lambda: before(Flusher, "_deliver", is_of_the_dead),
-    "replay sent": lambda: after(Flusher, "_deliver", lambda _, *arguments: is_of_the_dead(*arguments)),
+    "replay begins": lambda: before(Delivery, "bring", is_of_the_dead),
+    "replay sent": lambda: after(Delivery, "bring", lambda _, *arguments: is_of_the_dead(*arguments)),
     "replay forgotten": lambda: before_plainly(Spool, "remove"),
 }
 

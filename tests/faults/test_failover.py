@@ -45,7 +45,7 @@ async def test_a_recorder_sends_again_what_the_replica_never_got(
     for content in ("three", "four"):
         ids.append(call.record_message("user", content))
         assert await call.flush(10)
-    remembered = [entry.name for entry in call._flusher._recent.entries()]
+    remembered = [entry.name for entry in call._flusher._delivery._recent.entries()]
     assert f"message:{ids[0]}" not in remembered, "what the replica has is forgotten"
     assert {f"message:{identity}" for identity in ids[2:]} <= {*remembered}
     await asyncio.to_thread(replicated.fail_over)

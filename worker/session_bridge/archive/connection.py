@@ -115,6 +115,7 @@ class ArchiveConnections:
         with archive_errors():
             async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
                 await connection.execute(self._begin or self._begin_statement(connection))
+                began = asyncio.get_running_loop().time()
                 try:
                     yield connection
                 except BaseException as error:
@@ -123,8 +124,12 @@ class ArchiveConnections:
                         await connection.rollback()
                     if isinstance(error, psycopg.Error) and error.sqlstate in _NO_LONGER_PREPARED:
                         await connection.close()
+                    spent = asyncio.get_running_loop().time() - began
+                    if isinstance(error, psycopg.OperationalError) and not error.sqlstate and spent >= self._seconds:
+                        # In a pipeline the driver loses the word with which the server hangs up.
+                        raise _out_of_time(_first_line(error)) from error
                     raise
-                await connection.execute(b"COMMIT")
+                await connection.execute(b"COMMIT", prepare=False)
 
     def _begin_statement(self, connection: Connection) -> bytes:
         """`BEGIN` with this archive's schema and limits: one round trip, and nothing a PgBouncer would mix up."""
@@ -195,10 +200,14 @@ def _ours(error: psycopg.Error) -> BridgeError:
             return DataRefusedError("the driver refused the data: a text holds what PostgreSQL cannot")
         return ArchiveUnavailableError(f"PostgreSQL does not answer ({message}); check DATABASE_URL and the server")
     if state in ("57014", "25P03", "25P04"):
-        return TransactionTimeoutError(f"a transaction took longer than half a lease allows ({message})")
+        return _out_of_time(message)
     if state[:2] in ("22", "23", "54") and not (state == "23514" and error.diag.constraint_name is None):
         return DataRefusedError(f"PostgreSQL refused the data: {state} {type(error).__name__}{_place(error)}")
     return ArchiveUnavailableError(f"PostgreSQL cannot serve now: {state} {message}")
+
+
+def _out_of_time(message: str) -> TransactionTimeoutError:
+    return TransactionTimeoutError(f"a transaction took longer than half a lease allows ({message})")
 
 
 def _place(error: psycopg.Error) -> str:

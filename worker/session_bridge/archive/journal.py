@@ -12,7 +12,9 @@ from pydantic_core import to_json
 from session_bridge.archive.connection import ArchiveConnections, fetch
 from session_bridge.archive.tables import Row, Table
 
-JOURNAL = Table("call_journal", ("session_id", "at", "event", "detail"), ("session_id", "at", "event"))
+JOURNAL = Table(
+    "call_journal", ("session_id", "at", "event", "detail"), ("session_id", "at", "event"), frozenset(("detail",))
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,36 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from session_bridge.contract.keys import Keys
 from session_bridge.recorder.backlog import Backlog
-from session_bridge.recorder.batch import Batch, is_away
-from session_bridge.recorder.connections import Connections
-from session_bridge.recorder.entries import Entry, Line, touch
+from session_bridge.recorder.batch import is_away
+from session_bridge.recorder.delivery import Delivery
+from session_bridge.recorder.entries import Line, touch
 from session_bridge.recorder.moments import MOMENTS
-from session_bridge.recorder.recent import Recent
 from session_bridge.recorder.spool import Spool
 
 _logger = logging.getLogger("session_bridge.recorder")
 
-# A Redis that has not answered by then counts as away.
-_ATTEMPT_SECONDS = 5.0
 # How long an attempt may go on once the buffer is full.
 _PATIENCE_SECONDS = 2.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _SCAN_SECONDS = 30.0
 _LAST_TURN_SECONDS = 4.0
-_LOOK_SECONDS = 1.0
 
 working: set[Flusher] = set()
 """Those whose task runs, so that the end of the process finds what they hold."""
@@ -68,7 +61,6 @@ class Flusher:
         self.closed = False
         self._client = client
         self._owned = owned
-        self._connections = Connections(client, owned=owned)
         self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -76,20 +68,14 @@ class Flusher:
         self._backlog = Backlog(spool, pace.buffer_events, self._nudge)
         self.append = self._backlog.append
         self._adopted: deque[Spool] = deque()
-        self._recent = Recent(pace.buffer_events)
-        self._server: str | None = None
-        self._awaited = False
+        self._delivery = Delivery(client, keys, spool, self.live, owned=owned, remembered=pace.buffer_events)
         self._movers: list[asyncio.Future[None]] = []
         self._aged = False
         self._urgent = False
         self._event = asyncio.Event()
-        self._deadline: asyncio.Timeout | None = None
         self._pause = _FIRST_PAUSE
         self._next_beat = self._loop.time() + pace.heartbeat_seconds
         self._next_scan = 0.0
-        self._next_look = 0.0
-        self._replication: dict[str, object] = {}
-        self._history: object = None
 
     # -- what recorders call ------------------------------------------------------------------------------------
 
@@ -116,7 +102,7 @@ class Flusher:
         moved: asyncio.Future[None] = self._loop.create_future()
         self._movers.append(moved)
         self._nudge()
-        self._hurry(0)
+        self._delivery.hurry(0)
         await asyncio.wait({moved}, timeout=timeout)
 
     def spool_now(self) -> None:
@@ -156,14 +142,7 @@ class Flusher:
         self._event.set()
         self.start()
         if self._backlog.overfull:
-            self._hurry(_PATIENCE_SECONDS)
-
-    def _hurry(self, seconds: float) -> None:
-        """Give an attempt that is under way no more than `seconds`."""
-        if self._deadline is not None and not self._deadline.expired():
-            at = self._loop.time() + seconds
-            with suppress(RuntimeError):  # it may be over in this very moment
-                self._deadline.reschedule(min(at, self._deadline.when() or at))
+            self._delivery.hurry(_PATIENCE_SECONDS)
 
     async def _run(self) -> None:
         try:
@@ -261,20 +240,19 @@ class Flusher:
         """Bring the oldest of what waits to Redis; False if Redis is away."""
         backlog = self._backlog
         # Who waits for a flush is answered when another server has been noticed: a lent client finds one silently.
-        self._awaited, self._urgent = self._urgent, False
+        look, self._urgent = self._urgent, False
         try:
             if self.away:
-                await self._recognise()
+                await self._delivery.recognise()
             if backlog.files:
-                await self._replay(self._spool, backlog.files[0][0])
+                await self._replay(self._spool, backlog.files[0][0], look=look)
                 backlog.settle_file()
             elif backlog.entries:
                 batch = backlog.oldest()
-                await self._deliver(batch, aged=self._aged)
-                await self._remember(batch)
+                await self._delivery.bring(batch, aged=self._aged, look=look)
                 backlog.settle(batch)
             if self._adopted:
-                await self._replay_adopted()
+                await self._replay_adopted(look=look)
         except Exception as error:  # noqa: BLE001  # whatever it is, what was recorded is kept and tried again
             self._fail(error)
             return False
@@ -287,78 +265,6 @@ class Flusher:
         self._pause = _FIRST_PAUSE
         return True
 
-    async def _deliver(self, entries: Sequence[Entry], *, aged: bool) -> None:
-        """One pipeline, one round trip. Raises if Redis is away; what it refuses for good is set aside."""
-        batch = Batch(entries, self.keys, aged=aged)
-        pipe = self._client.pipeline(transaction=False)
-        for command in batch.commands:
-            pipe.execute_command(*command)
-        asked = self._ask_server(pipe)
-        try:
-            async with asyncio.timeout(_ATTEMPT_SECONDS) as self._deadline:
-                answers = await pipe.execute(raise_on_error=False)
-        finally:
-            self._deadline = None
-        refused = batch.refused(answers[: len(batch.commands)])
-        for what, answer in zip(asked, answers[len(batch.commands) :], strict=True):
-            if what == "server":
-                self._server = self._connections.expected = _run_id(answer)
-            elif isinstance(answer, dict):
-                self._replication = answer
-        batch.settle()
-        if refused:
-            await self._set_aside([entry for entry in entries if entry.line.sid in refused], refused)
-
-    def _ask_server(self, pipe: Pipeline) -> list[str]:
-        """Ask with a batch what is not known of the server, and now and then how far its replicas are."""
-        asked = [] if self._server else ["server"]
-        if self._awaited or self._loop.time() >= self._next_look:
-            self._next_look = self._loop.time() + _LOOK_SECONDS
-            asked.append("replication")
-        for section in asked:
-            pipe.info(section)
-        return asked
-
-    async def _remember(self, batch: list[Entry]) -> None:
-        self._recent.remember(batch, self._loop.time())
-        told, self._replication = self._replication, {}
-        history = told.get("master_replid", self._history)
-        if self._history and history != self._history:
-            # A client that was lent found another server by itself.
-            self._recent.forget_replicas()
-            await self._deliver(self._recent.entries(), aged=True)
-        self._history = history
-        self._recent.replicated(told)
-
-    async def _recognise(self) -> None:
-        """Redis was away. If another server answers, write once more what the last one had only just acknowledged."""
-        async with asyncio.timeout(_ATTEMPT_SECONDS):
-            pipe = self._client.pipeline(transaction=False)
-            pipe.info("server")
-            (answer,) = await pipe.execute(raise_on_error=False)
-        server = _run_id(answer)
-        async with asyncio.timeout(_ATTEMPT_SECONDS):
-            await self._connections.close_there()
-        if server and self._server and server != self._server:
-            # Before all else: once something newer is written, what is older would only fill gaps.
-            self._recent.forget_replicas()
-            self._history = None
-            entries = self._recent.entries()
-            if entries:
-                await self._deliver(entries, aged=True)
-        self._server = self._connections.expected = server
-
-    async def _set_aside(self, entries: list[Entry], refused: dict[str, Exception]) -> None:
-        reasons = ", ".join(sorted({str(error) for error in refused.values()}))
-        # What comes from a file has lines of its own.
-        for line in {entry.line for entry in entries} | {line for line in self.live if line.sid in refused}:
-            line.lost += 1
-        try:
-            kept = str(await asyncio.to_thread(self._spool.set_aside, entries))
-        except OSError as error:
-            kept = f"nowhere, for the disk refuses them ({error})"
-        _logger.error("Redis refuses what was recorded of %d calls (%s); it is kept in %s", len(refused), reasons, kept)
-
     def _answer_all(self) -> None:
         self._backlog.give_up()
         for moved in self._movers:
@@ -368,7 +274,7 @@ class Flusher:
 
     def _fail(self, error: Exception) -> None:
         self._aged = True
-        self._connections.give_up()
+        self._delivery.give_up()
         if not self.away:
             self.away = True
             if not is_away(error):
@@ -394,7 +300,7 @@ class Flusher:
             if not moved.done():
                 moved.set_result(None)
 
-    async def _replay(self, spool: Spool, path: Path) -> None:
+    async def _replay(self, spool: Spool, path: Path, *, look: bool) -> None:
         """Bring one file to Redis, and forget it once Redis has acknowledged it."""
         try:
             entries = await asyncio.to_thread(spool.read, path)
@@ -402,8 +308,7 @@ class Flusher:
             _logger.error("the spool file %s cannot be read and is left out: %s", path, error)  # noqa: TRY400
             entries = []
         if entries:
-            await self._deliver(entries, aged=True)
-            await self._remember(entries)
+            await self._delivery.bring(entries, aged=True, look=look)
         try:
             await asyncio.to_thread(spool.remove, path)
         except OSError as error:
@@ -415,18 +320,12 @@ class Flusher:
         except OSError as error:
             _logger.warning("the spool cannot be searched for what dead processes left: %s", error)
 
-    async def _replay_adopted(self) -> None:
+    async def _replay_adopted(self, *, look: bool) -> None:
         """Bring one file of a dead process to Redis."""
         spool = self._adopted[0]
         if spool.waiting:
-            await self._replay(spool, spool.waiting[0])
+            await self._replay(spool, spool.waiting[0], look=look)
             spool.waiting.popleft()
         else:
             self._adopted.popleft()
             await asyncio.to_thread(spool.close)
-
-
-def _run_id(answer: object) -> str | None:
-    """Which run of which server answered INFO; None if it may not say."""
-    run_id = answer.get("run_id") if isinstance(answer, dict) else None
-    return run_id if isinstance(run_id, str) else None

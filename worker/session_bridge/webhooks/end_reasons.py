@@ -81,8 +81,9 @@ _RETELL = _Table(
     ((EndReason.ERROR, r"error_.*"),),
 )
 
-# `metadata.termination_reason` is a sentence, and https://elevenlabs.io/docs lists none: these are the ones that users
-# have published. `call_initiation_failure` has `failure_reason`: busy, no-answer, unknown
+# `metadata.termination_reason` is a sentence, and https://elevenlabs.io/docs lists none: these patterns go by the words
+# that such a sentence would have, and one that has none of them stays what it is, in `end_reason_raw`.
+# `call_initiation_failure` has `failure_reason`: busy, no-answer, unknown
 # (https://elevenlabs.io/docs/eleven-agents/workflows/post-call-webhooks).
 _ELEVENLABS = _Table(
     {EndReason.BUSY: "busy", EndReason.NO_ANSWER: "no-answer"},
