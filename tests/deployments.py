@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,14 @@ CALL_ROW, ANALYSIS_ROW = '"first_archived_at"', '"sentiment_score"'
 QUIET = {"TTL_SECONDS": "7200", "SWEEP_SECONDS": "3600", "LOG_FORMAT": "json", "LOG_LEVEL": "debug"}
 
 databases = itertools.count(1)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def until(happened: Callable[[], Any], what: str = "", seconds: float = PATIENCE) -> Any:

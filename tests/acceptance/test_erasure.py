@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deployments import CALL_ROW
 
+from deployments import CALL_ROW
 from session_bridge.embedded.programs import postgres_programs
 
 AT = 1_790_000_000  # a moment that matters to no test

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.deployments import CALL_ROW
+
+from deployments import CALL_ROW
 
 WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 

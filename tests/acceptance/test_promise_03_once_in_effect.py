@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from tests.deployments import ANALYSIS_ROW, CALL_ROW
 
+from deployments import ANALYSIS_ROW, CALL_ROW
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.live.scripts import Script
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tests.deployments import CALL_ROW
-
+from deployments import CALL_ROW
 from session_bridge.recorder import CallRecorder, Keys
 
 WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")

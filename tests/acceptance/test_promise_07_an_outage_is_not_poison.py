@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 import pytest
-from tests.deployments import CALL_ROW
 
+from deployments import CALL_ROW
 from session_bridge.live.scripts import Script
 
 RELEASE = Script.load("release").digest

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.deployments import CALL_ROW
+
+from deployments import CALL_ROW
 
 WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
 

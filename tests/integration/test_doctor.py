@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from deployments import free_port
 from session_bridge.archive.migrations import migrate
 from session_bridge.contract import ids
 from session_bridge.doctor import deployment_checks
@@ -43,17 +43,6 @@ def run(redis_url: str, database_url: str, *arguments: str) -> subprocess.Comple
     kept = {name: value for name, value in os.environ.items() if not re.match(r"SESSION_BRIDGE_|.*_URL$", name)}
     environment = kept | {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "COLUMNS": "200"}
     return subprocess.run([COMMAND, "doctor", *arguments], env=environment, capture_output=True, text=True, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.deployments import call_fields
 
+from deployments import call_fields
 from session_bridge.archive import writer
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.drain import drainer

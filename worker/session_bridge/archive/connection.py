@@ -114,8 +114,9 @@ class ArchiveConnections:
         """
         with archive_errors():
             async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
-                await connection.execute(self._begin or self._begin_statement(connection))
+                # Before the server's own clock begins: an error that is its time limit comes no sooner than that.
                 began = asyncio.get_running_loop().time()
+                await connection.execute(self._begin or self._begin_statement(connection))
                 try:
                     yield connection
                 except BaseException as error:

@@ -12,8 +12,8 @@ from session_bridge.archive.book import Drained, advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import copy_statement, copy_text
+from session_bridge.archive.insert import insert_statement, json_text, merge_statement
 from session_bridge.archive.journal import JOURNAL, Entry
-from session_bridge.archive.merge import insert_statement, json_text, merge_statement
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
 
 _Item = TypeVar("_Item")

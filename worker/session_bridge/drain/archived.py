@@ -19,6 +19,8 @@ from session_bridge.drain.call import Call, UnknownEvent
 from session_bridge.drain.shape import chunk_rows, event_rows
 
 HISTORY_ID = "history:"
+# Which column of every table of events is their place among the others of their family.
+_PLACE = 2
 _DOUBT = ('_at_raw"', 'timestamp_raw"')
 
 
@@ -114,6 +116,3 @@ def known_of(archived: ArchivedCall, call: Call) -> Known:
         (event_id, chunk["chunk_rank"]) for event_id, chunks in archived.chunks.items() for chunk in chunks
     }
     return known
-
-
-_PLACE = 2

@@ -93,7 +93,7 @@ class DrainLoop:
         """Drain what is due now, batch after batch, and return how many calls that were."""
         total = 0
         while True:
-            claims = await self._claim()
+            claims = await self._claim(self.batch_size)
             if not claims.taken:
                 return total
             await self.drainer.drain(claims.taken)
@@ -108,8 +108,10 @@ class DrainLoop:
             return
         if self._pause:
             await self._wait(self._pause)
+        # With nothing under way a small batch is sooner being written, and the next one is understood meanwhile.
+        most = self.batch_size if self._batches else -(-self.batch_size // _FIRST_PART)
         try:
-            claims = await self._claim()
+            claims = await self._claim(most)
         except RedisUnavailableError as error:
             self._in_trouble(error)
             return
@@ -125,14 +127,12 @@ class DrainLoop:
             await self._try_archive()
         await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
 
-    async def _claim(self) -> Claims:
+    async def _claim(self, most: int) -> Claims:
         self._looks += 1
         queues = [Queue.READY, Queue.CHECKPOINTS]
         if self._looks % _CHECKPOINTS_EVERY == 0:
             queues.reverse()
         falls_due = []
-        # With nothing under way a small batch is sooner being written, and the next one is understood meanwhile.
-        most = self.batch_size if self._batches else -(-self.batch_size // _FIRST_PART)
         for queue in queues:
             claims = await self.live.claim(queue, most, self.lease_seconds)
             if claims.taken:
