@@ -27,11 +27,9 @@ Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _POOL_SECONDS = 10.0
-# The third time a statement comes on a connection it is prepared.
+# The third time a statement comes on a connection it is prepared. The driver forgets what is prepared at a rollback, so
+# that a statement which fails because its table was changed is prepared anew.
 _PREPARED_FROM = 2
-# What a statement that was prepared raises once its tables have changed, or the server has lost it: a new connection
-# prepares it anew.
-_NO_LONGER_PREPARED = ("0A000", "26000")
 # A server that died without a word is noticed by these, not by TCP's own quarter of an hour.
 _SOCKET_OPTIONS: dict[str, int] = {
     "connect_timeout": 10,
@@ -123,8 +121,6 @@ class ArchiveConnections:
                     # What cannot be rolled back now is closed, which rolls it back; the first error is the one to tell.
                     with contextlib.suppress(psycopg.Error):
                         await connection.rollback()
-                    if isinstance(error, psycopg.Error) and error.sqlstate in _NO_LONGER_PREPARED:
-                        await connection.close()
                     spent = asyncio.get_running_loop().time() - began
                     if isinstance(error, psycopg.OperationalError) and not error.sqlstate and spent >= self._seconds:
                         # In a pipeline the driver loses the word with which the server hangs up.
