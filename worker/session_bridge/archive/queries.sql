@@ -16,11 +16,9 @@ INSERT INTO call_sids (
 SELECT
     call_sid, generation, session_id, tenant_id, state, status, 1, started_at, ended_at, last_activity_at,
     at, at, at, CASE state WHEN 'checkpointed' THEN at END, CASE state WHEN 'checkpointed' THEN NULL ELSE at END
-FROM unnest(
-    %(call_sid)s::text[], %(generation)s::int[], %(session_id)s::uuid[], %(tenant_id)s::text[], %(state)s::text[],
-    %(status)s::text[], %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
-    %(at)s::timestamptz[])
-    AS entered (call_sid, generation, session_id, tenant_id, state, status, started_at, ended_at, last_activity_at, at)
+FROM json_to_recordset(%(calls)s::json) AS entered (
+    call_sid text, generation int, session_id uuid, tenant_id text, state text, status text, started_at timestamptz,
+    ended_at timestamptz, last_activity_at timestamptz, at timestamptz)
 ORDER BY call_sid, generation
 ON CONFLICT (call_sid, generation) DO NOTHING
 RETURNING call_sid;
@@ -28,23 +26,24 @@ RETURNING call_sid;
 -- name: retired_meanwhile
 -- Of call SIDs entered as new in this transaction, those that somebody retired since they were looked up. It must be
 -- asked by a statement of its own: an erasure waits for the entry, or was committed before it.
-SELECT entered.sid
+SELECT entered.call_sid
 FROM session_bridge_archive AS archive
-CROSS JOIN unnest(%(call_sid)s::text[], %(started_at)s::timestamptz[]) AS entered (sid, started_at)
+CROSS JOIN json_to_recordset(%(calls)s::json) AS entered (call_sid text, started_at timestamptz)
 WHERE EXISTS (
     SELECT FROM call_sids AS stone
-    WHERE stone.call_sid = tombstone_of(archive.archive_id, entered.sid)
+    WHERE stone.call_sid = tombstone_of(archive.archive_id, entered.call_sid)
         AND (entered.started_at IS NULL OR entered.started_at <= stone.ended_at));
 
 -- name: take_back
 -- These calls were entered a moment ago, in this transaction, and are retired: they are not entered after all.
 DELETE FROM call_sids WHERE (call_sid, generation) IN (
-    SELECT * FROM unnest(%(call_sid)s::text[], %(generation)s::int[]));
+    SELECT * FROM json_to_recordset(%(calls)s::json) AS taken (call_sid text, generation int));
 
 -- name: lock
 -- Lock the book's rows of these calls, in one order everywhere, so that two workers never wait for each other.
 SELECT FROM call_sids
-WHERE (call_sid, generation) IN (SELECT * FROM unnest(%(call_sid)s::text[], %(generation)s::int[]))
+WHERE (call_sid, generation) IN (
+    SELECT * FROM json_to_recordset(%(calls)s::json) AS wanted (call_sid text, generation int))
 ORDER BY call_sid, generation
 FOR UPDATE;
 
@@ -61,12 +60,11 @@ UPDATE call_sids AS book SET
     last_seen_at = greatest(book.last_seen_at, drained.at),
     checkpointed_at = CASE drained.state WHEN 'checkpointed' THEN drained.at ELSE book.checkpointed_at END,
     archived_at = CASE drained.state WHEN 'checkpointed' THEN book.archived_at ELSE drained.at END
-FROM unnest(
-    %(call_sid)s::text[], %(generation)s::int[], %(drains)s::int[], %(tenant_id)s::text[], %(state)s::text[],
-    %(status)s::text[], %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[], %(last_activity_at)s::timestamptz[],
-    %(at)s::timestamptz[])
-    AS drained (call_sid, generation, drains, tenant_id, state, status, started_at, ended_at, last_activity_at, at)
-WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation AND book.drains = drained.drains
+FROM json_to_recordset(%(calls)s::json) AS drained (
+    call_sid text, generation int, expected_drains int, tenant_id text, state text, status text, started_at timestamptz,
+    ended_at timestamptz, last_activity_at timestamptz, at timestamptz)
+WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation
+    AND book.drains = drained.expected_drains
     AND book.state <> 'retired'
 RETURNING book.call_sid;
 
@@ -74,9 +72,9 @@ RETURNING book.call_sid;
 -- Calls that were archived as ended, but whose requests were taken back before the release: they live on. One that was
 -- drained again meanwhile is that drain's to tell of: it may have ended, and be released.
 UPDATE call_sids AS book SET state = 'checkpointed', checkpointed_at = archived_at
-FROM unnest(%(call_sid)s::text[], %(generation)s::int[], %(drains)s::int[]) AS drained (call_sid, generation, drains)
+FROM json_to_recordset(%(calls)s::json) AS drained (call_sid text, generation int, expected_drains int)
 WHERE book.call_sid = drained.call_sid AND book.generation = drained.generation
-    AND book.state = 'archived' AND book.drains = drained.drains
+    AND book.state = 'archived' AND book.drains = coalesce(drained.expected_drains, 0) + 1
     AND book.generation = (SELECT max(generation) FROM call_sids AS later WHERE later.call_sid = book.call_sid);
 
 -- name: missing_contents
