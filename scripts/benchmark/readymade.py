@@ -9,7 +9,7 @@ from datetime import date, datetime
 
 from benchmark.workload import LiveCall
 from session_bridge.archive.book import session_time
-from session_bridge.archive.copy import copy_statement, copy_text
+from session_bridge.archive.copy import Copy, copy_of
 from session_bridge.archive.journal import JOURNAL
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Row, Table
 from session_bridge.archive.writer import WritableCall
@@ -42,15 +42,7 @@ _CONTENTS = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What goes into one table in one transaction."""
-
-    statement: bytes
-    text: bytes
-
-
-Batch = list[Part]
+Batch = list[Copy]
 """One transaction."""
 
 
@@ -104,9 +96,9 @@ def _batch(writables: Sequence[WritableCall], kept: set[tuple[date, str, str]] |
     return batch
 
 
-def _part(table: Table, lines: Sequence[Row], rows: Counter[str]) -> Part:
+def _part(table: Table, lines: Sequence[Row], rows: Counter[str]) -> Copy:
     rows[table.name] += len(lines)
-    return Part(copy_statement(table), copy_text(table, lines))
+    return copy_of(table, lines)
 
 
 def _book_row(writable: WritableCall) -> Row:

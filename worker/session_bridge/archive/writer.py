@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 from session_bridge.archive.book import Drained, advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
-from session_bridge.archive.copy import copy_statement, copy_text
+from session_bridge.archive.copy import Copy, copy_of
 from session_bridge.archive.insert import insert_statement, json_text, merge_statement
 from session_bridge.archive.journal import JOURNAL, Entry
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
@@ -59,7 +59,7 @@ class Batch:
     """Calls to be written in one transaction, and their rows by table: new ones in one of two forms, and others."""
 
     calls: Sequence[WritableCall]
-    copied: dict[Table, bytes]
+    copied: list[Copy]
     inserted: dict[Table, str]
     merged: dict[Table, str]
 
@@ -75,11 +75,11 @@ def batch_of(calls: Sequence[WritableCall]) -> Batch:
         new[table] = [row for call in calls for row in call.rows[table]]
         merged[table] = [row for call in calls if call.merge for row in call.changed[table]]
     new[JOURNAL] = [call.journal.row for call in calls]
-    batch = Batch(calls, {}, {}, {table: json_text(table, rows) for table, rows in merged.items() if rows})
+    batch = Batch(calls, [], {}, {table: json_text(table, rows) for table, rows in merged.items() if rows})
     if sum(map(len, new.values())) <= _FEW_ROWS and sum(call.size_bytes for call in calls) <= _FEW_BYTES:
         batch.inserted.update({table: json_text(table, rows) for table, rows in new.items() if rows})
     else:
-        batch.copied.update({table: copy_text(table, rows) for table, rows in new.items() if rows})
+        batch.copied.extend(copy_of(table, rows) for table, rows in new.items() if rows)
     return batch
 
 
@@ -102,8 +102,8 @@ async def write(
         allowed = await advance(connection, [call.book for call in batch.calls])
         if len(allowed) < len(batch.calls):
             batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
-        for table, text in batch.copied.items():
-            await _copy(connection, table, text)
+        for one in batch.copied:
+            await _copy(connection, one)
         if batch.inserted or batch.merged:
             await _insert(connection, batch)
         if batch.copied:
@@ -115,9 +115,9 @@ async def write(
     return allowed
 
 
-async def _copy(connection: Connection, table: Table, text: bytes) -> None:
-    async with connection.cursor() as cursor, cursor.copy(copy_statement(table)) as copy:
-        await copy.write(text)
+async def _copy(connection: Connection, one: Copy) -> None:
+    async with connection.cursor() as cursor, cursor.copy(one.statement) as copy:
+        await copy.write(one.text)
 
 
 async def _insert(connection: Connection, batch: Batch) -> None:

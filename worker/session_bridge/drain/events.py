@@ -68,8 +68,7 @@ def read_plain(model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]
     # A single byte is found much sooner, and most often it is not there.
     if b"\\" in joined and _NUL in joined:
         raise ValueError("U+0000 has to be taken out")
-    decode = model.decode
-    events = [decode(value) for value in values]
+    events = list(map(model.decode, values))
     if not drops_nothing(joined, events):
         raise ValueError("perhaps one name comes twice in an object")
     for event, event_id in zip(events, ids, strict=True):
@@ -82,8 +81,6 @@ def read_plain(model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]
             event.timestamp = _plain_moment(event.timestamp, rules)
     if model.family is Family.METRIC:
         _settle_units(events, rules)
-    if model.json_columns and max([value.count(b"{") + value.count(b"[") for value in values]) > MAX_DEPTH:
-        raise ValueError("perhaps nested too deep")
     _settle_columns(model, events, rules)
     if model.one_of and not all(any(getattr(event, name) is not None for name in model.one_of) for event in events):
         raise ValueError(f"needs {' or '.join(model.one_of)}")
@@ -119,7 +116,11 @@ def _settle_columns(model: FamilyModel, events: Sequence[Event], rules: EventRul
     for column in model.json_columns:
         for event in events:
             if (document := getattr(event, column)) is not None:
-                setattr(event, column, encode(document).decode())
+                text = encode(document)
+                # Each level takes two brackets, and one of them was taken by the event.
+                if len(text) >= 2 * MAX_DEPTH and text.count(b"{") + text.count(b"[") >= MAX_DEPTH:
+                    raise ValueError("perhaps nested too deep")
+                setattr(event, column, text.decode())
 
 
 # -- any ------------------------------------------------------------------------------------------------------------

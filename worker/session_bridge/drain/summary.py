@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import groupby
@@ -20,9 +20,9 @@ _WIDEST_TOTAL = 2**62
 
 def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
     """The summary columns of `call_sessions`, but for its cost; `messages` in their order."""
-    metrics: dict[str, list[float]] = {}
+    metrics: defaultdict[str, list[float]] = defaultdict(list)
     for event in call.of(Family.METRIC):
-        metrics.setdefault(event.metric_type, []).append(event.value)
+        metrics[event.metric_type].append(event.value)
     latencies = sorted(metrics.get(MetricType.USER_TO_BOT_LATENCY, ()))
     retrievals, extractions = call.of(Family.RAG), call.of(Family.EXTRACTION)
     prompt = _total(metrics.get(MetricType.LLM_PROMPT_TOKENS))

@@ -54,10 +54,10 @@ class Understanding:
 
 
 @cache
-def _ignored(globs: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
-    """What matches a field that is ignored, and the fields of the state that are not."""
+def _ignored(globs: tuple[str, ...]) -> tuple[re.Pattern[str], Mapping[bytes, str]]:
+    """What matches a field that is ignored, and the names of the fields of the state that are not."""
     pattern = re.compile("|".join(map(translate, globs)) or r"(?!)")
-    return pattern, frozenset(name for name in STATE_FIELDS if not pattern.match(name))
+    return pattern, {name.encode(): name for name in STATE_FIELDS if not pattern.match(name)}
 
 
 class _Reader:
@@ -66,7 +66,7 @@ class _Reader:
     def __init__(self, rules: Understanding, call_sid: str) -> None:
         self._rules = rules
         self._event_rules = EventRules(rules.metric_unit, rules.zone)
-        self._ignored, self._never_ignored = _ignored(tuple(rules.ignore_fields))
+        self._ignored, self._state_names = _ignored(tuple(rules.ignore_fields))
         self._call = Call(call_sid)
         self._events = 0
 
@@ -132,8 +132,11 @@ class _Reader:
     # -- everything else --------------------------------------------------------------------------------------------
 
     def _field(self, field: bytes, value: bytes) -> None:
+        if field in self._state_names:
+            self._text(self._state_names[field], field, value)
+            return
         name, renamed = read_text(field)
-        if name not in self._never_ignored and self._ignored.match(name):
+        if self._ignored.match(name):
             return
         if renamed:
             self._reject(field, value, "field name", "a field's name is UTF-8 text without U+0000")
@@ -142,15 +145,18 @@ class _Reader:
         elif ":" in name and (match := EVENT_FIELD.fullmatch(name)):
             self._unknown_event(match[1], match[2], field, value)
         else:
-            text, cleaned = read_text(value)
-            if text.strip():
-                try:
-                    self._state(name, text)
-                except ValueError as error:
-                    self._reject(field, value, "not a valid value", explain(error))
-                    return
-            if cleaned:
-                self._cleaned(field, value)
+            self._text(name, field, value)
+
+    def _text(self, name: str, field: bytes, value: bytes) -> None:
+        text, cleaned = read_text(value)
+        if text.strip():
+            try:
+                self._state(name, text)
+            except ValueError as error:
+                self._reject(field, value, "not a valid value", explain(error))
+                return
+        if cleaned:
+            self._cleaned(field, value)
 
     def _state(self, name: str, text: str) -> None:
         if name not in STATE_FIELDS:
