@@ -7,6 +7,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from sysconfig import get_config_var
 from typing import Any
 
 from benchmark.lab import Lab
@@ -15,13 +16,14 @@ _PACKAGES = ("psycopg", "redis", "hiredis", "arq", "pydantic", "SQLAlchemy")
 
 
 def describe(lab: Lab) -> dict[str, Any]:
-    """Processor, memory, system and versions."""
+    """Processor, memory, system and versions; `python_optimized` is whether this Python was built by its own profile."""
     return {
         "cpu": _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "os": f"{platform.system()} {platform.release()}",
         "python": sys.version.split()[0],
+        "python_optimized": "--enable-optimizations" in (get_config_var("CONFIG_ARGS") or ""),
         **lab.versions(),
         **{name.lower(): version(name) for name in _PACKAGES},
     }

@@ -396,6 +396,8 @@ def test_what_a_drain_asks_about_money_uses_an_index(explainer: Explainer, one: 
 def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str, Any]) -> None:
     sid, session_id, now = one["sid"], one["session_id"], one["now"]
     digest = b"\\x00"
+    call = {"call_sid": sid, "generation": 1, "session_id": session_id, "state": "archived", "expected_drains": 1}
+    call |= {"at": now}
     given: dict[str, Any] = {
         "call_sids": [sid],
         "call_sid": [sid],
@@ -433,14 +435,14 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
         "field": ["f"],
         "field_raw": [b"f"],
         "raw": [b"r"],
-        "contents": ["text"],
-        "languages": ["en"],
+        "calls": json.dumps([call], default=str),
+        "contents": json.dumps([{"content_hash": "\\x00", "content": "text", "language": "en"}]),
         **{name: [now] for name in ("started_at", "ended_at", "last_activity_at", "changed_at")},
         "fingerprint": ["f"],
     }
     alone = {
         "missing_contents": {"tenant_id": one["tenant"]},
-        "keep_contents": {"tenant_id": one["tenant"], "hashes": ["\\x00"]},
+        "keep_contents": {"tenant_id": one["tenant"]},
         "enter_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "error": "e", "reason": "r"},
         "mark_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},
         "enter_dead_call": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},

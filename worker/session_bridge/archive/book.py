@@ -90,32 +90,45 @@ async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str
     async with connection.pipeline():
         cursors = []
         if new:
-            entered = {"calls": _as_json(new)}
-            cursors.append(await connection.execute(QUERIES["enter_drained"], entered))
+            calls = {"calls": msgspec.json.encode(new).decode()}
+            cursors.append(await connection.execute(QUERIES["enter_drained"], calls))
         if known:
-            advanced = {"calls": _as_json(known)}
-            await connection.execute(QUERIES["lock"], advanced)
-            cursors.append(await connection.execute(QUERIES["advance"], advanced))
+            columns = _columns(known) | {"drains": [entry.expected_drains for entry in known]}
+            await connection.execute(QUERIES["lock"], columns)
+            cursors.append(await connection.execute(QUERIES["advance"], columns))
         if new:
+            entered = {"call_sid": [one.call_sid for one in new], "started_at": [one.started_at for one in new]}
             retired = await connection.execute(QUERIES["retired_meanwhile"], entered)
         for cursor in cursors:
             allowed.update([cast("str", row[0]) for row in await cursor.fetchall()])
         if new and (gone := allowed & {cast("str", row[0]) for row in await retired.fetchall()}):
             allowed -= gone
-            taken = [entry for entry in new if entry.call_sid in gone]
-            await connection.execute(QUERIES["take_back"], {"calls": _as_json(taken)})
+            columns = _columns([entry for entry in new if entry.call_sid in gone])
+            await connection.execute(QUERIES["take_back"], columns)
     return allowed
 
 
 async def not_released(connections: ArchiveConnections, drained: Sequence[Drained]) -> None:
     """Note that these calls, archived as ended, live on: their requests were taken back."""
+    columns = _columns(drained) | {"drains": [(entry.expected_drains or 0) + 1 for entry in drained]}
     async with connections.transaction() as connection:
-        await run(connection, "not_released", calls=_as_json(drained))
+        await run(connection, "not_released", **columns)
 
 
-def _as_json(drained: Sequence[Drained]) -> str:
-    """One text instead of an array a column: it is sooner made."""
-    return msgspec.json.encode(drained).decode()
+def _columns(drained: Sequence[Drained]) -> dict[str, list[object]]:
+    names = (
+        "call_sid",
+        "generation",
+        "session_id",
+        "tenant_id",
+        "state",
+        "status",
+        "started_at",
+        "ended_at",
+        "last_activity_at",
+        "at",
+    )
+    return {name: [getattr(entry, name) for entry in drained] for name in names}
 
 
 # -- what the sweep sees --------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ _encoder = msgspec.json.Encoder()
 
 
 @cache
-def insert_statement(table: Table) -> bytes:
-    """Insert the rows of a JSON text, its one parameter."""
-    names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
-    statement = sql.SQL(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
-    ).format(table=sql.Identifier(table.name), names=names)
-    return statement.as_bytes(None)
+def insert_statement(*tables: Table) -> bytes:
+    """Insert rows into all of `tables`; of each, a JSON text of them is a parameter.
+
+    One statement is sooner carried out than one a table.
+    """
+    *others, last = [_insert(table) for table in tables]
+    parts = [sql.SQL("{} AS ({})").format(sql.Identifier(f"part_{place}"), one) for place, one in enumerate(others)]
+    return sql.SQL("WITH {} {}").format(sql.SQL(", ").join(parts), last).as_bytes(None)
 
 
 @cache
@@ -37,7 +38,14 @@ def merge_statement(table: Table) -> bytes:
         ours=sql.SQL(", ").join(sql.Identifier(table.name, column) for column in others),
         theirs=sql.SQL(", ").join(sql.Identifier("excluded", column) for column in others),
     )
-    return insert_statement(table) + conflict.as_bytes(None)
+    return (_insert(table) + conflict).as_bytes(None)
+
+
+def _insert(table: Table) -> sql.Composed:
+    names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    return sql.SQL(
+        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
+    ).format(table=sql.Identifier(table.name), names=names)
 
 
 def json_text(table: Table, rows: Sequence[Row]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TypeAlias, TypeVar
 
+import msgspec
+
 from session_bridge.archive.book import Drained, advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
@@ -77,7 +79,8 @@ def batch_of(calls: Sequence[WritableCall]) -> Batch:
     new[JOURNAL] = [call.journal.row for call in calls]
     batch = Batch(calls, [], {}, {table: json_text(table, rows) for table, rows in merged.items() if rows})
     if sum(map(len, new.values())) <= _FEW_ROWS and sum(call.size_bytes for call in calls) <= _FEW_BYTES:
-        batch.inserted.update({table: json_text(table, rows) for table, rows in new.items() if rows})
+        # Of every table, also where there are none: so it is one statement for all batches, and prepared once.
+        batch.inserted.update({table: json_text(table, rows) for table, rows in new.items()})
     else:
         batch.copied.extend(copy_of(table, rows) for table, rows in new.items() if rows)
     return batch
@@ -125,8 +128,8 @@ async def _insert(connection: Connection, batch: Batch) -> None:
     async with connection.pipeline():
         if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
             await run(connection, "drop_history", session_ids=forms)
-        for table, text in batch.inserted.items():
-            await connection.execute(insert_statement(table), [text])
+        if batch.inserted:
+            await connection.execute(insert_statement(*batch.inserted), [*batch.inserted.values()])
         for table, text in batch.merged.items():
             await connection.execute(merge_statement(table), [text])
         if not batch.copied:
@@ -169,10 +172,12 @@ async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) 
 
 async def _keep(connection: Connection, shelf: _Shelf, hashes: Iterable[str]) -> None:
     """Keep these texts of a shelf, but for those that are kept already."""
-    wanted = sorted(hashes)
-    texts, languages = zip(*[shelf.contents[content_hash] for content_hash in wanted], strict=True)
-    kept = {"hashes": wanted, "contents": list(texts), "languages": list(languages)}
-    await run(connection, "keep_contents", month=shelf.month, tenant_id=shelf.tenant_id, **kept)
+    kept = []
+    for content_hash in hashes:
+        content, language = shelf.contents[content_hash]
+        kept.append({"content_hash": content_hash, "content": content, "language": language})
+    contents = msgspec.json.encode(kept).decode()
+    await run(connection, "keep_contents", month=shelf.month, tenant_id=shelf.tenant_id, contents=contents)
 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:
