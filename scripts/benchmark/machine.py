@@ -16,7 +16,7 @@ _PACKAGES = ("psycopg", "redis", "hiredis", "arq", "pydantic", "SQLAlchemy")
 
 
 def describe(lab: Lab) -> dict[str, Any]:
-    """Processor, memory, system and versions; `python_optimized` is whether this Python was built by its own profile."""
+    """Processor, memory, system and versions, and whether this Python was built by a profile of itself."""
     return {
         "cpu": _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
