@@ -25,17 +25,19 @@ class BridgeWorkers(Contender):
     """Worker processes that are up and idle when all requests fall due at once.
 
     `in_life`: half of the calls were seen by a sweep before, and half of those were checkpointed when they were half
-    as long.
+    as long. `rated`: what each call cost is worked out by the price list that comes with the archive.
     """
 
     workload: Workload
     settings: WorkerSettings
     processes: int = 1
     in_life: bool = field(default=False, kw_only=True)
+    rated: bool = field(default=False, kw_only=True)
 
     @override
     def run(self, lab: Lab, calls: list[LiveCall]) -> Piece:
-        with Team(lab, self.processes, self.settings) as team:
+        more = {"SESSION_BRIDGE_RATES": "true"} if self.rated else {}
+        with Team(lab, self.processes, self.settings, more) as team:
             team.warm_up(self.workload.calls("warm", min(_WARM_UP * self.processes, len(calls))))
             if self.in_life:
                 _live_a_while(lab, calls)

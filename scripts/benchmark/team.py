@@ -14,6 +14,8 @@ from session_bridge.contract.ids import now_ms
 
 # A sweep that falls into a measured piece would be counted as its work: these are hours apart.
 _SELDOM = {"SESSION_BRIDGE_SWEEP_SECONDS": "3600", "SESSION_BRIDGE_TTL_SECONDS": "7200"}
+# What a call cost by the archive's price list nobody else works out; it is a contender of its own.
+_UNRATED = {"SESSION_BRIDGE_RATES": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Team:
 
     def __enter__(self) -> Self:
         environment = {"REDIS_URL": self.lab.redis_url, "DATABASE_URL": self.lab.database_url}
-        environment |= _SELDOM | self.settings.environment | self.more
+        environment |= _SELDOM | _UNRATED | self.settings.environment | self.more
         with ExitStack() as stack:
             command = [program("session-bridge"), "worker"]
             self._workers = [stack.enter_context(Child(command, environment)) for _ in range(self.processes)]

@@ -58,6 +58,7 @@ def contenders(plan: Plan, workload: Workload) -> list[Contender]:
         Limit(f"{LIMIT}, primary keys only", batch, keys_only=True),
         BridgeWorkers(f"{BRIDGE}, 2 workers", workload, settings, 2),
         BridgeWorkers(f"{BRIDGE}, as in life", workload, settings, in_life=True),
+        BridgeWorkers(f"{BRIDGE}, calls rated", workload, settings, rated=True),
         Plain("plain, tuned", 50, 0.05, share=0.2),
     ]
     # These two take longest to start and to end.
