@@ -255,6 +255,27 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("vapi", ("message", "costs", 2, "cost")),
+        ("elevenlabs", ("data", "metadata", "charging", "llm_price")),
+    ],
+)
+def test_a_price_that_no_column_holds_is_no_charge_and_kept(name: str, path: tuple[Any, ...]) -> None:
+    report = copy.deepcopy(REPORTS[name])
+    within = report
+    for step in path[:-1]:
+        within = within[step]
+    assert isinstance(within[path[-1]], int | float)
+    # Dollars are a number yet, and cents are none.
+    within[path[-1]] = 1_793_786_401_000
+    news = understand(name, report)
+    assert "1793786401000" in json.dumps([item.fields for item in news], default=str)
+    for item in news:
+        assert rejects(item) == []
+
+
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every container within, with each of its keys."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -248,8 +248,8 @@ def _costs(report: ReportFields, metadata: Part, charging: Part) -> None:
     if not known:
         prices = {"total": total}
     for service, price in prices.items():
-        if price is not None:
-            report.event(Family.COST, service, {"service": service, "amount_cents": usd_in_cents(price)})
+        if (cents := usd_in_cents(price)) is not None:
+            report.event(Family.COST, service, {"service": service, "amount_cents": cents})
     credits_ = as_amount(metadata.look_number("cost"))
     if credits_ is not None:
         report.event(Family.COST, "credits", {"service": "elevenlabs", "usage": credits_, "unit": "credits"})

@@ -271,13 +271,13 @@ def _costs(report: ReportFields, message: Part, call: Part) -> None:
         if not any(amount is not None for _, amount in parts):
             parts = [("total", message.look_number("cost"))]
         for name, amount in parts:
-            if amount is not None:
-                report.event(Family.COST, name, {"service": name, "amount_cents": usd_in_cents(amount)})
+            if (cents := usd_in_cents(amount)) is not None:
+                report.event(Family.COST, name, {"service": name, "amount_cents": cents})
 
 
 def _cost(report: ReportFields, part: Part, place: int, item: JsonValue, counted: bool) -> bool:  # noqa: FBT001
-    service, amount = part.look_text("type"), part.look_number("cost")
-    if service is None or amount is None:
+    service, cents = part.look_text("type"), usd_in_cents(part.look_number("cost"))
+    if service is None or cents is None:
         report.kept(f"cost-{place:04}", item)
         return False
     used = next(((name, part.look_number(name)) for name in ("minutes", "characters") if part.look_number(name)), None)
@@ -289,7 +289,7 @@ def _cost(report: ReportFields, part: Part, place: int, item: JsonValue, counted
     what = next((part.part(name) for name in ("model", "voice", "transcriber") if part.part(name).names()), Part())
     event: dict[str, JsonValue] = {
         "service": part.text("type"),
-        "amount_cents": usd_in_cents(amount),
+        "amount_cents": cents,
         "usage": as_amount(used[1]) if used else None,
         "unit": used[0] if used else None,
         "provider": what.text("provider") or part.text("provider"),
