@@ -15,7 +15,7 @@ _encoder = msgspec.json.Encoder()
 
 @cache
 def insert_statement(*tables: Table) -> bytes:
-    """Insert rows into all of `tables`; of each, a JSON text of them is a parameter.
+    """Insert rows into each of `tables`, two or more; a JSON text of them is a parameter.
 
     One statement is sooner carried out than one a table.
     """
