@@ -29,8 +29,8 @@ from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 COMMAND = Path(sys.executable).with_name("session-bridge")
 PATIENCE = 60.0  # seconds: far more than anything here takes
 NOW = "0"  # a due time that has passed
-# Columns that tell these rows on their way to the archive from all others, whichever way they are written.
-CALL_ROW, ANALYSIS_ROW = '"first_archived_at"', '"sentiment_score"'
+# A column that tells a call's row on its way to the archive from all others, whichever way it is written.
+CALL_ROW = '"first_archived_at"'
 
 # One sweep at the start and no more, unless a test asks for more.
 QUIET = {"TTL_SECONDS": "7200", "SWEEP_SECONDS": "3600", "LOG_FORMAT": "json", "LOG_LEVEL": "debug"}

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from deployments import ANALYSIS_ROW, CALL_ROW
+from deployments import CALL_ROW
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.live.scripts import Script
 
@@ -202,7 +202,7 @@ MOMENTS = {
     "claimed": ("archive", ("BEGIN",)),
     "read": ("redis", ("HGETALL",)),
     "writing": ("archive", WRITE),
-    "written": ("archive", (*WRITE, ANALYSIS_ROW)),
+    "written": ("archive", (*WRITE, "COMMIT")),
     "committed": ("redis", (RELEASE,)),
 }
 

@@ -94,3 +94,9 @@ def test_no_session_raises_and_every_event_is_a_row_or_a_reject(fields: dict[byt
         family, colon, event_id = field.decode("utf-8", "replace").partition(":")
         if colon and family in MODELS:
             assert event_id in kept, field
+
+
+def test_a_field_that_is_ignored_is_nowhere_whoever_knows_it() -> None:
+    fields = {b"agent_name": b"Juno", b"channel": b"phone", b"agent_own": b"x", b"own": b"y"}
+    call = Understanding(ignore_fields=["agent_*"]).call("CA1", fields, {})
+    assert (call.state, call.extra, call.rejects) == ({"channel": "phone"}, {"own": "y"}, [])

@@ -15,6 +15,7 @@ from session_bridge.contract.fields import Family
 from session_bridge.contract.models import MODELS
 from session_bridge.drain import understand
 from session_bridge.drain.understand import Understanding
+from session_bridge.drain.values import MAX_DEPTH
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.integers(-(2**70), 2**70) | st.floats() | st.sampled_from([0, 1, 2**31, -(2**31) - 1, 2**63, 1e308])
@@ -91,3 +92,13 @@ def test_what_agents_write_every_day_is_read_quickly(family: str) -> None:
 def test_what_is_not_plain_is_left_to_the_models(raw: bytes) -> None:
     with pytest.raises(NOT_PLAIN):
         MODELS["message"].decode(raw)
+
+
+@pytest.mark.parametrize("kind", ["[%s]", '{"a":%s}'])
+@pytest.mark.parametrize("levels", [1, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 60])
+def test_a_document_in_an_event_is_read_up_to_a_depth(kind: str, levels: int) -> None:
+    before, after = kind.split("%s")
+    # The event is a level of its own.
+    raw = f'{{"name":"t","arguments":{before * levels}1{after * levels}}}'.encode()
+    kept, rejects, _ = told("tool", raw)
+    assert (len(kept), len(rejects)) == ((1, 0) if levels < MAX_DEPTH else (0, 1))
