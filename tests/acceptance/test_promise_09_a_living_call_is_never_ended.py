@@ -12,12 +12,28 @@ from typing import Any
 
 import pytest
 
+from deployments import CALL_ROW
+from session_bridge.live.scripts import Script
+
 SWEEPING = {"TTL_SECONDS": 3600, "SWEEP_SECONDS": 1}
+RELEASE = Script.load("release").digest
+LARGE = "x" * 1_500_000  # more than is read in one piece
 
 
 def alive(call_fields: Any, sid: str) -> dict[str, str]:
     now = str(time.time())
     return {**call_fields(sid), "started_at": now, "last_activity_at": now}
+
+
+def long_silent(call_fields: Any, sid: str) -> dict[str, str]:
+    """A call whose last sign of life is older than the silence that is allowed."""
+    then = str(time.time() - 4000)
+    events = {
+        name: json.dumps(json.loads(text) | {"timestamp": float(then)})
+        for name, text in call_fields(sid).items()
+        if name.startswith("message:")
+    }
+    return {**call_fields(sid), **events, "started_at": then, "last_activity_at": then}
 
 
 def message(content: str) -> str:
@@ -93,9 +109,10 @@ def test_a_long_silence_abandons_a_call_and_a_message_opens_it_again(
 def test_nothing_of_an_abandonment_clings_to_a_call_that_was_opened_again(
     deployment: Any, call_fields: Any, until: Any
 ) -> None:
-    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=3.5)
-    deployment.write("CA1", alive(call_fields, "CA1"))
-    until(lambda: deployment.state("CA1") == "archived", "it was not abandoned")
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1)
+    deployment.write("CA1", long_silent(call_fields, "CA1"))
+    deployment.until_archived("CA1")
+    assert deployment.call("CA1")["status"] == "abandoned"
     deployment.redis.hset("session:CA1", mapping={"message:7": message("I am back"), "last_activity_at": time.time()})
     until(lambda: deployment.state("CA1") == "checkpointed", "it was not opened again")
     row = deployment.call("CA1")
@@ -106,6 +123,84 @@ def test_nothing_of_an_abandonment_clings_to_a_call_that_was_opened_again(
     deployment.until_archived("CA1")
     row = deployment.call("CA1")
     assert (row["status"], row["end_reason"]) == ("completed", None)
+    worker.stop()
+
+
+# A sign of life that comes when the sweep has already given the call up, by call SID. Nobody withdraws the request.
+def show_life(deployment: Any) -> None:
+    client, heartbeat = deployment.redis, {"last_activity_at": str(time.time())}
+    client.hset("session:CAheartbeat", mapping=heartbeat)
+    client.hset("session:CAmessage", mapping={"message:7": message("I am back"), **heartbeat})
+    client.hset("session:CAtimed", "message:7", message("I am back"))
+    client.hset("session:CAlarge", mapping={"message:7": message("I am back"), **heartbeat})
+    client.hset("session:CAlink", "recording_url", "https://example.test/1")
+    client.hset("session:CAended", mapping={"status": "completed", **heartbeat})
+
+
+ALIVE = ("CAheartbeat", "CAmessage", "CAtimed", "CAlarge")
+
+
+@pytest.mark.parametrize("moment", ["before the read", "between read and commit", "between commit and release"])
+def test_a_call_that_shows_life_while_it_is_being_abandoned_lives_on(
+    deployment: Any, proxy_to: Any, call_fields: Any, until: Any, moment: str
+) -> None:
+    to_archive, archive_url = proxy_to(deployment.database_url)
+    to_redis, redis_url = proxy_to(deployment.redis_url)
+    worker = deployment.worker(**SWEEPING, DATABASE_URL=archive_url, REDIS_URL=redis_url)
+    hold = {
+        "before the read": lambda: to_redis.hold("HGETALL"),
+        "between read and commit": lambda: to_archive.hold(CALL_ROW, "COMMIT"),
+        "between commit and release": lambda: to_redis.hold(RELEASE),
+    }[moment]()
+    sids = (*ALIVE, "CAlink", "CAended", "CAsilent")
+    with deployment.redis.pipeline() as pipeline:
+        for sid in sids:
+            fields = long_silent(call_fields, sid) | ({"notes": LARGE} if sid == "CAlarge" else {})
+            pipeline.hset(f"session:{sid}", mapping=fields)
+        pipeline.execute()
+    hold.wait()
+    assert all(deployment.asked(sid) for sid in sids)
+    show_life(deployment)
+    hold.let_go()
+
+    deployment.until_archived("CAlink", "CAended", "CAsilent")
+    for sid, status in (("CAlink", "abandoned"), ("CAended", "completed"), ("CAsilent", "abandoned")):
+        assert deployment.call(sid)["status"] == status, sid
+    assert deployment.call("CAlink")["recording_url"]
+    for sid in ALIVE:
+        until(lambda sid=sid: deployment.state(sid) == "checkpointed", f"{sid} was not opened again")
+        row = deployment.call(sid)
+        told = (row["status"], row["ended_at"], row["end_reason"], row["finalize_reason"], row["finalized_by"])
+        assert told == ("in_progress", None, None, None, None), sid
+        until(lambda sid=sid: deployment.asked(sid) is None, f"the request for {sid} was not taken back")
+        assert deployment.redis.hmget(f"session:{sid}", "finalize_reason", "finalized_by") == [None, None], sid
+        assert deployment.redis.exists(f"session:{sid}"), sid
+    assert deployment.said("CAmessage") == ["CAmessage says 0", "CAmessage says 1", "I am back"]
+
+    # They go on for as long as their writers say, and end as any call.
+    deployment.ask(*ALIVE)
+    deployment.until_archived(*ALIVE)
+    for sid in ALIVE:
+        row = deployment.call(sid)
+        assert (row["status"], row["end_reason"]) == ("completed", None), sid
+    worker.stop()
+
+
+def test_a_call_that_shows_life_beside_late_data_is_opened_again(
+    deployment: Any, proxy_to: Any, call_fields: Any, until: Any
+) -> None:
+    to_redis, redis_url = proxy_to(deployment.redis_url)
+    worker = deployment.worker(**SWEEPING, REDIS_URL=redis_url)
+    deployment.write("CA1", long_silent(call_fields, "CA1"))
+    deployment.until_archived("CA1")
+    hold = to_redis.hold(RELEASE)
+    deployment.redis.hset("session:CA1", "recording_url", "https://example.test/1")
+    hold.wait()
+    deployment.redis.hset("session:CA1", mapping={"message:7": message("I am back"), "last_activity_at": time.time()})
+    hold.let_go()
+    until(lambda: deployment.state("CA1") == "checkpointed", "it was not opened again")
+    row = deployment.call("CA1")
+    assert (row["status"], row["end_reason"], row["recording_url"]) == ("in_progress", None, "https://example.test/1")
     worker.stop()
 
 

@@ -13,12 +13,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from deployments import until
 from session_bridge.archive.migration_files import load, read_folder
 from session_bridge.archive.migrations import migrate, pending, require_current, require_current_sync, script
 from session_bridge.contract import ids
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, SchemaError, SettingsError
 
 LATEST = load()[-1].version
+BEFORE_TENANTS = 6
 SCHEMAS = ["public", "calls", "Weird schema", 'a "quoted" name', "Ünïcode"]
 
 # Every object in a schema, in words that another schema's same object has too.
@@ -140,6 +142,30 @@ def test_a_failed_step_leaves_the_ones_before_it(empty_database_url: str) -> Non
     run(empty_database_url, "DROP TABLE call_metrics_default")
     migrate(empty_database_url)
     assert versions(empty_database_url) == list(range(1, LATEST + 1))
+
+
+def test_a_step_that_was_undone_for_a_deadlock_is_taken_again(database_url: str) -> None:
+    """As an autovacuum does it: it holds a table, and wants the catalogue's row that the step has changed."""
+    with psycopg.connect(database_url) as other, psycopg.connect(database_url, autocommit=True) as watcher:
+        # Of the two, the step is to be the one that PostgreSQL undoes.
+        other.execute("SET deadlock_timeout = '1min'")
+        [[part]] = other.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'call_messages'::regclass LIMIT 1"
+        ).fetchall()
+        grant = sql.SQL("GRANT SELECT ON {} TO PUBLIC").format(sql.SQL(part))
+        watcher.execute(grant)
+        other.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(part)))
+        with ThreadPoolExecutor(1) as thread:
+            run_down = thread.submit(migrate, database_url, "public", BEFORE_TENANTS)
+            waits = "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
+            until(lambda: watcher.execute(waits, (part,)).fetchone() == (1,))
+            other.execute(grant)
+            other.rollback()
+            done = run_down.result()
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        until(lambda: watcher.execute(deadlocks).fetchone() == (1,), "there was no deadlock")
+    assert [step.migration.version for step in done] == list(range(LATEST, BEFORE_TENANTS, -1))
+    migrate(database_url)
 
 
 @pytest.mark.parametrize("call", [migrate, pending])

@@ -182,6 +182,7 @@ async def open_bridge(settings: Settings, *, check: bool = True) -> AsyncIterato
             load_outcome(settings.outcome),
             settings.lease_seconds,
             settings.max_attempts,
+            settings.abandon_seconds,
             money.rules,
         )
         drainer = Drainer(live, connections, rules, money, concurrency=settings.concurrency)

@@ -8,37 +8,28 @@ is noticed instead of being believed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
+from session_bridge.archive.migration_connection import ADVICE_ON_FOREIGN, check_name, connect, wrapped
 from session_bridge.archive.migration_files import Migration, load
 from session_bridge.contract import ids
-from session_bridge.errors import ArchiveUnavailableError, SchemaError, SettingsError, UnsupportedServerError
+from session_bridge.errors import SchemaError
 
 Direction = Literal["up", "down"]
-
-OLDEST_SERVER = 15
-"""The oldest PostgreSQL whose features the migrations use (views with `security_invoker`)."""
-
-_LONGEST_IDENTIFIER = 63
-_CONNECT_TIMEOUT_SECONDS = 10
-_ADVICE_ON_FOREIGN = (
-    "session-bridge touches nothing that it did not make: set SESSION_BRIDGE_SCHEMA=<another schema> "
-    "(it is created) and run `session-bridge migrate` again"
-)
 
 # A migration waits for its turn as long as another one runs, but never long for a table: those who come after it
 # would stand in the same queue.
 _WAIT_FOR_TURN = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
 _WAIT_FOR_TABLES = "SET LOCAL lock_timeout = '10s'"
+# Of one step, before a deadlock is told to whoever asked for it.
+_TRIES = 5
 
 _BOOK = """\
 CREATE TABLE IF NOT EXISTS session_bridge_migrations (
@@ -113,12 +104,12 @@ def migrate(
     migrations = load()
     target = _target(migrations, to)
     done = []
-    with _connect(database_url, schema) as connection:
-        with _wrapped("reading what was applied"):
+    with connect(database_url, schema) as connection:
+        with wrapped("reading what was applied"):
             current = len(_verified(migrations, _read_book(connection, schema)))
         direction: Direction = "up" if current <= target else "down"
         for migration in _between(migrations, current, target):
-            with _wrapped(f"migration {migration} ({direction})"), connection.transaction():
+            with wrapped(f"migration {migration} ({direction})"):
                 if _step(connection, schema, migration, direction, now):
                     done.append(Applied(migration, direction))
     return done
@@ -127,7 +118,7 @@ def migrate(
 def pending(database_url: str, schema: str = "public") -> list[Migration]:
     """The migrations that `migrate` would apply; it raises what `migrate` would raise before the first."""
     migrations = load()
-    with _connect(database_url, schema) as connection, _wrapped("reading what was applied"):
+    with connect(database_url, schema) as connection, wrapped("reading what was applied"):
         applied = _verified(migrations, _read_book(connection, schema))
         _refuse_foreign(connection, schema, migrations, len(applied))
     return list(migrations[len(applied) :])
@@ -140,7 +131,7 @@ async def require_current(connection: psycopg.AsyncConnection[Any], schema: str)
         SchemaError: A migration is missing, was changed, or is of a later version; the message says what to do.
     """
     entries: list[_Entry] = []
-    with _wrapped("reading what was applied"):
+    with wrapped("reading what was applied"):
         try:
             async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
                 await cursor.execute(_HAS_BOOK, (schema,))
@@ -154,7 +145,7 @@ async def require_current(connection: psycopg.AsyncConnection[Any], schema: str)
 
 def require_current_sync(connection: psycopg.Connection[Any], schema: str) -> None:
     """`require_current` for a connection that is not asynchronous."""
-    with _wrapped("reading what was applied"):
+    with wrapped("reading what was applied"):
         entries = _read_book(connection, schema)
     _refuse_behind(entries)
 
@@ -172,7 +163,7 @@ def script(to: int | None = None, schema: str = "public", since: int = 0) -> str
     """
     migrations = load()
     target = _target(migrations, to)
-    _check_name(schema)
+    check_name(schema)
     lines = [
         f"-- session-bridge: the archive's schema from version {since} to {target}.",
         "BEGIN ISOLATION LEVEL READ COMMITTED;",
@@ -219,7 +210,28 @@ def _step(
     direction: Direction,
     now: Callable[[], datetime],
 ) -> bool:
-    """Take one step inside the caller's transaction; False when another process has taken it meanwhile."""
+    """Take one step in a transaction of its own; False when another process has taken it meanwhile.
+
+    It is taken again if PostgreSQL undid it for a deadlock: an autovacuum, for one, holds a table and waits for its row
+    in the catalogue, which a REVOKE holds that goes on to the table.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            with connection.transaction():
+                return _step_once(connection, schema, migration, direction, now)
+        except errors.DeadlockDetected:
+            if not tries_left:
+                raise
+    raise AssertionError
+
+
+def _step_once(
+    connection: psycopg.Connection[Any],
+    schema: str,
+    migration: Migration,
+    direction: Direction,
+    now: Callable[[], datetime],
+) -> bool:
     connection.execute(_WAIT_FOR_TURN)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_key(schema),))
     connection.execute(_WAIT_FOR_TABLES)
@@ -326,74 +338,4 @@ def _refuse_foreign(
     taken = cursor.execute(_TAKEN_NAMES, {"schema": schema, "names": sorted(names)}).fetchall()
     if taken:
         listed = ", ".join(str(row[0]) for row in taken)
-        raise SchemaError(f'schema "{schema}" has a {listed} of its own; {_ADVICE_ON_FOREIGN}')
-
-
-def _check_name(schema: str) -> None:
-    size = len(schema.encode())
-    # "$user" is replaced in a search path even between quotes, and PostgreSQL keeps pg_ for itself.
-    if not 0 < size <= _LONGEST_IDENTIFIER or "\0" in schema or schema == "$user" or schema.startswith("pg_"):
-        raise SettingsError(
-            f'SESSION_BRIDGE_SCHEMA: "{schema}" cannot be the name of a schema; take one of 1 to '
-            f"{_LONGEST_IDENTIFIER} bytes that does not begin with pg_"
-        )
-
-
-@contextmanager
-def _connect(database_url: str, schema: str) -> Iterator[psycopg.Connection[Any]]:
-    _check_name(schema)
-    try:
-        parameters = conninfo_to_dict(database_url)
-    except psycopg.ProgrammingError:
-        # The driver's message quotes the address, and with it the password.
-        raise SettingsError(
-            "DATABASE_URL is not an address of PostgreSQL; write it as postgresql://user:password@host:5432/database"
-        ) from None
-    patience = parameters.get("connect_timeout") or _CONNECT_TIMEOUT_SECONDS
-    try:
-        # A PgBouncer in transaction mode may not know prepared statements.
-        connection = psycopg.connect(database_url, autocommit=True, prepare_threshold=None, connect_timeout=patience)
-    except psycopg.OperationalError as error:
-        host, port = parameters.get("host") or "the local socket", parameters.get("port") or 5432
-        raise ArchiveUnavailableError(
-            f"cannot reach PostgreSQL at {host}, port {port} ({_first_line(error)}): "
-            "check that it runs, and the address in DATABASE_URL"
-        ) from error
-    # Under a stricter level the state would be the one of before the wait for the lock.
-    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    with connection:
-        if connection.info.server_version < OLDEST_SERVER * 10_000:
-            raise UnsupportedServerError(
-                f"this is PostgreSQL {connection.info.server_version // 10_000}, and the archive needs "
-                f"{OLDEST_SERVER} or newer: upgrade the server"
-            )
-        yield connection
-
-
-@contextmanager
-def _wrapped(what: str) -> Iterator[None]:
-    """The one place where the driver's errors become ours."""
-    try:
-        yield
-    except (errors.DuplicateTable, errors.DuplicateFunction) as error:
-        raise SchemaError(f"{what}: {_first_line(error)}; {_ADVICE_ON_FOREIGN}") from error
-    except errors.InsufficientPrivilege as error:
-        raise SchemaError(
-            f"{what}: {_first_line(error)}. Use the role that owns the schema, or let it run what "
-            "`session-bridge migrate --sql` prints"
-        ) from error
-    except errors.ReadOnlySqlTransaction as error:
-        raise ArchiveUnavailableError(
-            f"{what}: this server only reads; point DATABASE_URL at the primary, or wait for the failover"
-        ) from error
-    except psycopg.OperationalError as error:
-        raise ArchiveUnavailableError(f"{what}: {_first_line(error)}. Nothing is half done: try again") from error
-    except psycopg.Error as error:
-        raise SchemaError(
-            f"{what}: {_first_line(error)}. Nothing of it was kept: settle what PostgreSQL says, then run "
-            "`session-bridge migrate` again"
-        ) from error
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return (error.diag.message_primary or str(error)).strip().partition("\n")[0] or type(error).__name__
+        raise SchemaError(f'schema "{schema}" has a {listed} of its own; {ADVICE_ON_FOREIGN}')

@@ -6,7 +6,8 @@ from datetime import date
 from typing import Any, LiteralString
 
 from session_bridge.archive.connection import Connection
-from session_bridge.archive.migrations import OLDEST_SERVER, require_current
+from session_bridge.archive.migration_connection import OLDEST_SERVER
+from session_bridge.archive.migrations import require_current
 from session_bridge.archive.partitions import COUNTED_ROWS, PartitionStatus, partition_status
 from session_bridge.contract.ids import now
 from session_bridge.doctor.checks import (

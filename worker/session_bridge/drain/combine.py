@@ -139,7 +139,7 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
     old = {name: archived.state[name] for name in _STATUS if name in archived.state}
     new = {name: read.state[name] for name in _STATUS if name in read.state}
     if "status" not in new:
-        if old.get("status") in PROVISIONAL and _lives(archived, read):
+        if old.get("status") in PROVISIONAL and lives(archived, read):
             return {"status": Status.IN_PROGRESS, "status_by": _INFERRED}
         return old
     if "status" not in old:
@@ -162,7 +162,7 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
     return old if stale else new
 
 
-def _lives(archived: Call, read: Call) -> bool:
+def lives(archived: Call, read: Call) -> bool:
     """Whether what was read is a sign of life: a new message or newer activity. A recording's link is none."""
     known = {event.event_id for event in archived.of(Family.MESSAGE)}
     if any(event.event_id not in known for event in read.of(Family.MESSAGE)):

@@ -235,7 +235,9 @@ class Drainer:
             self._count(one)
         for one in written:
             if not one.ended:
-                await self._live.settle(one.snapshot.claim, "done")
+                if one.snapshot.given_up:
+                    log.info("drain.goes_on", call_sid=one.snapshot.claim.call_sid)
+                await self._live.settle(one.snapshot.claim, "lives" if one.snapshot.given_up else "done")
             elif one.snapshot.empty:
                 await self._live.settle(one.snapshot.claim, "empty")
         held = [one.snapshot for one in written if one.ended and not one.snapshot.empty]

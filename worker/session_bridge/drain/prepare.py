@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from pydantic import JsonValue
@@ -15,15 +15,15 @@ from session_bridge.archive.reader import ArchivedCall
 from session_bridge.archive.tables import Row, Table
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
-from session_bridge.contract.vocabulary import TERMINAL, Status
+from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status, status_of
 from session_bridge.drain.archived import Known, call_of, known_of
 from session_bridge.drain.call import Call, Reject
-from session_bridge.drain.combine import combine
+from session_bridge.drain.combine import combine, lives
 from session_bridge.drain.money import MoneyRules, charge_of
 from session_bridge.drain.outcome import CallFacts, OutcomeFunction, default_outcome
 from session_bridge.drain.shape import Identity, ShapedCall, shape
 from session_bridge.drain.understand import Understanding
-from session_bridge.live.snapshot import Queue, Snapshot
+from session_bridge.live.snapshot import GIVEN_UP, Queue, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +36,7 @@ class DrainRules:
     outcome: OutcomeFunction = default_outcome
     lease_seconds: float = 30
     max_attempts: int = 8
+    abandon_seconds: float = 3600
     money: MoneyRules = field(default_factory=MoneyRules)
 
 
@@ -51,7 +52,10 @@ class Reading:
 
 @dataclass(slots=True)
 class Prepared:
-    """A call ready to be written, with what it was read from."""
+    """A call ready to be written, with what it was read from.
+
+    `ended` is false for a checkpoint, and for a call that was given up for its silence and goes on.
+    """
 
     snapshot: Snapshot
     record: Record | None
@@ -82,9 +86,13 @@ def read(rules: DrainRules, snapshot: Snapshot, records: Sequence[Record]) -> Re
 def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, moment: datetime) -> Prepared:
     """The rows of a call: of what was read, joined to `kept`, what is archived of it already."""
     snapshot, record = reading.snapshot, reading.record
-    ended = snapshot.claim.queue is Queue.READY
-    over = ended or _is_over(record, kept)
     archived = call_of(kept) if kept else None
+    goes_on = snapshot.given_up and _goes_on(rules, reading.call, archived, moment)
+    if goes_on:
+        for name in GIVEN_UP:
+            reading.call.state.pop(name.decode(), None)
+    ended = snapshot.claim.queue is Queue.READY and not goes_on
+    over = ended or _is_over(record, kept)
     known = known_of(kept, archived) if kept and archived else None
     call = combine(archived, reading.call, requested=over)
     told = kept.rejects if kept else {}
@@ -149,6 +157,17 @@ def _is_over(record: Record | None, kept: ArchivedCall | None) -> bool:
     it must not make the call live again. A request that is taken back is noted in the book before a checkpoint.
     """
     return record is not None and record.state == "archived" and kept is not None and kept.session["status"] in TERMINAL
+
+
+def _goes_on(rules: DrainRules, call: Call, archived: Call | None, moment: datetime) -> bool:
+    """Whether a call that the sweep gave up for its silence has shown meanwhile that it lives."""
+    status = call.state.get("status")
+    if "ended_at" in call.state or (isinstance(status, str) and status_of(status) in TERMINAL):
+        return False
+    activity = call.last_activity
+    if activity is not None and timedelta() <= moment - activity <= timedelta(seconds=rules.abandon_seconds):
+        return True
+    return archived is not None and archived.state.get("status") in PROVISIONAL and lives(archived, call)
 
 
 def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity) -> dict[str, JsonValue]:

@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedactionError, RedisUnavailableError
 from session_bridge.live.scripts import Argument, Call, Reply, Script, run, run_one
-from session_bridge.live.snapshot import WHOLE_BYTES, Claim, Claims, Queue, Release, Snapshot
+from session_bridge.live.snapshot import GIVEN_UP, WHOLE_BYTES, Claim, Claims, Queue, Release, Snapshot
 from session_bridge.live.watch import Watch
 from session_bridge.recorder.batch import is_away
 from session_bridge.redaction import Redaction
@@ -321,7 +321,11 @@ def _pieces(snapshot: Snapshot) -> Iterator[list[Argument]]:
     """The fields to be let go as arguments of release_fields.lua, in pieces that hold Redis only briefly."""
     piece: list[Argument] = []
     total = 0
+    # Why a silent call was given up stays until nothing else is left: what was written meanwhile may show its life.
+    reason = GIVEN_UP if snapshot.given_up else {}
     for name, value in snapshot.as_read.items():
+        if name in reason:
+            continue
         piece += (name, b"=", value)
         total += len(value)
         if total > WHOLE_BYTES or len(piece) >= 3 * _FIELDS_AT_ONCE:

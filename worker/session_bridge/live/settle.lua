@@ -3,6 +3,7 @@
 -- ARGV: call SID, the claim's score, milliseconds until it is due again if something is left, and one of
 --   'empty'  remove the request only if the live session is gone,
 --   'done'   remove it whatever is left (a checkpoint),
+--   'lives'  remove it, and the sweep's reason with it: a call that was given up for its silence goes on,
 --   'later'  keep it, due again after the delay, and count this claim as one without an outcome,
 --   'given'  keep it, due again after the delay.
 -- Returns 'settled', 'left' (something is left and due again), 'withdrawn' or 'requested'.
@@ -19,7 +20,15 @@ end
 if tonumber(score) ~= tonumber(ARGV[2]) then
   return 'requested'
 end
-if how == 'done' or (how == 'empty' and redis.call('EXISTS', KEYS[1]) == 0) then
+if how == 'lives' or how == 'empty' then
+  local reason = redis.call('HMGET', KEYS[1], 'finalize_reason', 'finalized_by')
+  local given_up = reason[1] == 'abandoned' and reason[2] == 'sweep'
+  -- Where the reason is all that is left of the session, nothing is.
+  if given_up and (how == 'lives' or redis.call('HLEN', KEYS[1]) == 2) then
+    redis.call('HDEL', KEYS[1], 'finalize_reason', 'finalized_by')
+  end
+end
+if how == 'done' or how == 'lives' or (how == 'empty' and redis.call('EXISTS', KEYS[1]) == 0) then
   redis.call('ZREM', KEYS[2], ARGV[1])
   if how == 'empty' then
     redis.call('HDEL', KEYS[4], ARGV[1])

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from session_bridge.live.watch import Watch
 
+GIVEN_UP = {b"finalize_reason": b"abandoned", b"finalized_by": b"sweep"}
+"""What the sweep writes into a session when it asks for the end of a call for its silence."""
+
 WHOLE_BYTES = 1 << 20
 """A session up to this size is read and compared in one piece; a larger one is huge: field by field, and by itself."""
 # So much is read, and understood, at once.
@@ -87,6 +90,12 @@ class Snapshot:
     def as_read(self) -> dict[bytes, bytes]:
         """The fields as they are in Redis."""
         return self.fields if self.raw is None else self.raw
+
+    @property
+    def given_up(self) -> bool:
+        """Whether its drain is asked for because of its silence, and by nobody but the sweep."""
+        is_drain = self.claim.queue is Queue.READY
+        return is_drain and all(self.fields.get(name) == value for name, value in GIVEN_UP.items())
 
     @property
     def huge(self) -> bool:

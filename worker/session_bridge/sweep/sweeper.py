@@ -14,7 +14,7 @@ from session_bridge.archive.book import Seen, Sighting, not_seen_since, note_see
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
-from session_bridge.contract.vocabulary import PROVISIONAL, EndReason
+from session_bridge.contract.vocabulary import PROVISIONAL, EndReason, Status
 from session_bridge.errors import ArchiveUnavailableError
 from session_bridge.live.scan import Look, SessionScan
 from session_bridge.sweep.inquiry import Inquiry, Suspect
@@ -150,8 +150,7 @@ class Sweeper:
                     # What is left for the next sweep must still be there by then.
                     decision = Decision(Action.HOLD, "left for the next sweep", hold=look.ttl_seconds is not None)
                 elif decision.action is Action.RESCUE:
-                    # Why an archived call was finalized is known, and late data does not change it.
-                    rescue[sid] = "" if decision.reason == LATE_DATA else decision.reason
+                    rescue[sid] = _why(decision, sighting)
                     report.rescued += 1
                 else:
                     checkpoint.append(sid)
@@ -256,3 +255,14 @@ class Sweeper:
                 round_seconds=round(report.round_seconds),
                 advice="a round should end within a third of the TTL: raise the TTL or run fewer other keys beside",
             )
+
+
+def _why(decision: Decision, sighting: Sighting | None) -> str:
+    """Why the drain is asked for, as the session is told; '' leaves what it says.
+
+    Why an archived call was finalized is known, and late data does not change it. To one that was given up it is told
+    again, for it may still show that it lives.
+    """
+    if decision.reason != LATE_DATA:
+        return decision.reason
+    return EndReason.ABANDONED if sighting is not None and sighting.status == Status.ABANDONED else ""
