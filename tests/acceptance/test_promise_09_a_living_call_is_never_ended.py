@@ -41,9 +41,9 @@ def message(content: str) -> str:
 
 
 def test_a_call_with_heartbeats_lives_on(deployment: Any, call_fields: Any) -> None:
-    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=1.5, CHECKPOINT_SECONDS=1)
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=4, CHECKPOINT_SECONDS=1)
     deployment.write("CA1", alive(call_fields, "CA1"))
-    for _ in range(30):
+    for _ in range(40):
         deployment.redis.hset("session:CA1", "last_activity_at", str(time.time()))
         time.sleep(0.15)
         assert deployment.asked("CA1") is None, "somebody asked for its end"
@@ -79,10 +79,14 @@ def test_an_idle_call_is_checkpointed_and_nothing_of_it_is_touched(
 def test_a_long_silence_abandons_a_call_and_a_message_opens_it_again(
     deployment: Any, call_fields: Any, until: Any
 ) -> None:
-    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=2.5)
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1)
     deployment.write("CA1", alive(call_fields, "CA1"))
     until(lambda: deployment.state("CA1") == "checkpointed", "it was not checkpointed")
+    worker.stop()
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=1.5)
     deployment.until_archived("CA1")
+    worker.stop()
+    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1)
     row = deployment.call("CA1")
     assert (row["status"], row["end_reason"], row["status_by"]) == ("abandoned", "abandoned", "inferred")
     assert row["finalized_by"] == "sweep"
@@ -315,13 +319,15 @@ def test_two_workers_ask_no_more_than_so_often_a_minute(
 
 
 def test_a_recordings_link_opens_no_abandoned_call_again(deployment: Any, call_fields: Any, until: Any) -> None:
-    worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=1.5)
-    deployment.write("CA1", alive(call_fields, "CA1"))
+    worker = deployment.worker(**SWEEPING)
+    deployment.write("CA1", long_silent(call_fields, "CA1"))
     deployment.until_archived("CA1")
     assert deployment.call("CA1")["status"] == "abandoned"
     late = {
         "recording_sid": "RE1",
-        "recording:RE1": json.dumps({"recording_sid": "RE1", "recording_url": "https://example.test/1"}),
+        "recording:RE1": json.dumps(
+            {"recording_sid": "RE1", "recording_url": "https://example.test/1", "timestamp": time.time()}
+        ),
         "cost:1": json.dumps({"service": "llm", "amount_cents": 3}),
         "analysis": json.dumps({"sentiment": "calm"}),
     }

@@ -164,8 +164,10 @@ def _goes_on(rules: DrainRules, call: Call, archived: Call | None, moment: datet
     status = call.state.get("status")
     if "ended_at" in call.state or (isinstance(status, str) and status_of(status) in TERMINAL):
         return False
-    activity = call.last_activity
-    if activity is not None and timedelta() <= moment - activity <= timedelta(seconds=rules.abandon_seconds):
+    silence = timedelta(seconds=rules.abandon_seconds)
+    spoken = [datetime.fromisoformat(message.timestamp) for message in call.of(Family.MESSAGE) if message.timestamp]
+    signs = [*spoken, _datetime(call.state.get("last_activity_at"))]
+    if any(timedelta() <= moment - sign <= silence for sign in signs if sign):
         return True
     return archived is not None and archived.state.get("status") in PROVISIONAL and lives(archived, call)
 
