@@ -78,7 +78,7 @@ POINTS: dict[str, Callable[[], None]] = {
     # a drain, in the order of its steps
     "claimed": lambda: after(LiveSessions, "claim", is_a_claim),
     "read": lambda: after(Watch, "read"),
-    "locked": lambda: after(writer, "advance"),
+    "locked": lambda: after(writer, "ask_to_advance"),
     "written": lambda: after(writer, "_keep_rejects"),
     "committed": lambda: after(drainer, "write"),
     "let go field by field": lambda: before(LiveSessions, "settle", ends_a_claim),

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from session_bridge.archive.book import tombstones
 from session_bridge.archive.erasure import Erased, Person, erase_calls
 from session_bridge.archive.migrations import migrate
 from session_bridge.archive.partitions import ensure_partitions
@@ -234,6 +235,14 @@ async def test_late_data_of_a_retired_call_is_let_go(aged: Any) -> None:
     assert await contents(aged) == before
     assert aged.bridge.drainer.counts.retired == 2
     assert aged.bridge.drainer.counts.dead == 1
+
+
+async def test_a_tombstone_has_the_same_name_here_and_in_the_schema(bridge: Any) -> None:
+    archive_id = await bridge.bridge.connections.identity()
+    sids = ["CA1", "Ünïcode-📞", "with space"]
+    query = "SELECT tombstone_of(%s::uuid, sid) AS stone FROM unnest(%s::text[]) AS sid"
+    rows = await bridge.rows(query, archive_id, sids)
+    assert tombstones(archive_id, sids) == [row["stone"] for row in rows]
 
 
 async def test_a_sid_used_again_after_its_call_was_retired_is_another_call(aged: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
+from session_bridge.archive.connection import ArchiveConnections, Connection, Cursor, fetch, run
 from session_bridge.archive.sql import QUERIES
 from session_bridge.contract.ids import uuid7
 from session_bridge.contract.times import parse_time
@@ -40,12 +41,25 @@ class Record:
 
 async def look_up(connections: ArchiveConnections, call_sids: Sequence[str]) -> dict[str, list[Record]]:
     """The records of each call SID that has any, the latest first."""
-    async with connections.transaction() as connection:
-        rows = await fetch(connection, "look_up", call_sids=list(call_sids))
+    stones = tombstones(await connections.identity(), call_sids)
+    names = dict(zip(stones, call_sids, strict=True))
     book: dict[str, list[Record]] = {}
-    for call_sid, generation, session_id, *rest in rows:
-        book.setdefault(call_sid, []).append(Record(call_sid, generation, str(session_id), *rest))
+    retired: list[Record] = []
+    for name, generation, session_id, *rest in await connections.ask("look_up", names=[*call_sids, *stones]):
+        record = Record(names.get(name, name), generation, str(session_id), *rest)
+        if name in names:
+            retired.append(record)
+        else:
+            book.setdefault(name, []).append(record)
+    for record in retired:
+        # It is older than any that has the call SID itself.
+        book.setdefault(record.call_sid, []).append(record)
     return book
+
+
+def tombstones(archive_id: str, call_sids: Sequence[str]) -> list[str]:
+    """Under which name each of these call SIDs stands once it is retired, as `tombstone_of` in the schema says it."""
+    return [f"retired:{hashlib.sha256(f'{archive_id} {sid}'.encode()).hexdigest()}" for sid in call_sids]
 
 
 def new_session_id(started_at: datetime | None, seen_at: datetime) -> str:
@@ -77,35 +91,55 @@ class Drained:
     expected_drains: int | None
 
 
-async def advance(connection: Connection, drained: Sequence[Drained]) -> set[str]:
+async def advance(connection: Connection, archive_id: str, drained: Sequence[Drained]) -> set[str]:
     """Lock these calls in the book and count a drain of each; returns the SIDs that may be written.
 
     A SID is left out if another drain of it was committed, or it was entered or retired, since it was looked up: what
     was read of it may be older than what is archived, and has to be read again. All statements go out in one round
     trip.
     """
+    async with connection.pipeline():
+        asked = await ask_to_advance(connection, archive_id, drained)
+        allowed, gone = await asked.answer()
+        if gone:
+            await connection.execute(QUERIES["take_back"], _columns(gone))
+    return allowed
+
+
+async def ask_to_advance(connection: Connection, archive_id: str, drained: Sequence[Drained]) -> Advance:
+    """The same in a pipeline that the caller has begun, and without waiting for the answer."""
     new = [entry for entry in drained if entry.expected_drains is None]
     known = [entry for entry in drained if entry.expected_drains is not None]
-    allowed: set[str] = set()
-    async with connection.pipeline():
-        cursors = []
-        if new:
-            calls = {"calls": msgspec.json.encode(new).decode()}
-            cursors.append(await connection.execute(QUERIES["enter_drained"], calls))
-        if known:
-            columns = _columns(known) | {"drains": [entry.expected_drains for entry in known]}
-            await connection.execute(QUERIES["lock"], columns)
-            cursors.append(await connection.execute(QUERIES["advance"], columns))
-        if new:
-            entered = {"call_sid": [one.call_sid for one in new], "started_at": [one.started_at for one in new]}
-            retired = await connection.execute(QUERIES["retired_meanwhile"], entered)
-        for cursor in cursors:
-            allowed.update([cast("str", row[0]) for row in await cursor.fetchall()])
-        if new and (gone := allowed & {cast("str", row[0]) for row in await retired.fetchall()}):
-            allowed -= gone
-            columns = _columns([entry for entry in new if entry.call_sid in gone])
-            await connection.execute(QUERIES["take_back"], columns)
-    return allowed
+    counted = []
+    if new:
+        calls = {"calls": msgspec.json.encode(new).decode()}
+        counted.append(await connection.execute(QUERIES["enter_drained"], calls))
+    if known:
+        columns = _columns(known) | {"drains": [entry.expected_drains for entry in known]}
+        await connection.execute(QUERIES["lock"], columns)
+        counted.append(await connection.execute(QUERIES["advance"], columns))
+    entered = dict(zip(tombstones(archive_id, [entry.call_sid for entry in new]), new, strict=True))
+    retired = await connection.execute(QUERIES["retired_meanwhile"], {"tombstones": [*entered]}) if new else None
+    return Advance(counted, entered, retired)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What the book was asked before calls are written; `entered` are those new to it, by their tombstones."""
+
+    counted: Sequence[Cursor]
+    entered: Mapping[str, Drained]
+    retired: Cursor | None
+
+    async def answer(self) -> tuple[set[str], list[Drained]]:
+        """The SIDs that may be written, and entries that are to be taken back: somebody has retired these calls."""
+        allowed = {cast("str", row[0]) for cursor in self.counted for row in await cursor.fetchall()}
+        gone: dict[str, Drained] = {}
+        for name, ended_at in await self.retired.fetchall() if self.retired else ():
+            entry = self.entered[name]
+            if entry.call_sid in allowed and (entry.started_at is None or (ended_at and entry.started_at <= ended_at)):
+                gone[name] = entry
+        return allowed - {entry.call_sid for entry in gone.values()}, [*gone.values()]
 
 
 async def not_released(connections: ArchiveConnections, drained: Sequence[Drained]) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from typing import Any, Self, TypeAlias, cast
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -24,6 +25,7 @@ from session_bridge.errors import (
 )
 
 Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
+Cursor: TypeAlias = "AsyncCursor[tuple[Any, ...]]"
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _POOL_SECONDS = 10.0
@@ -69,6 +71,7 @@ class ArchiveConnections:
             kwargs={"autocommit": True, "prepare_threshold": None},
         )
         self._begin: bytes | None = None
+        self._identity: str | None = None
 
     async def open(self) -> Self:
         """Make the pool ready; connections are made when they are needed."""
@@ -92,10 +95,12 @@ class ArchiveConnections:
                 await require_current(connection, self._schema)
 
     async def identity(self) -> str:
-        """The identity of this archive, a UUID as text."""
-        async with self.transaction() as connection:
-            [[identity]] = await fetch(connection, "archive_identity")
-            return cast("str", identity)
+        """The identity of this archive, a UUID as text; it is asked for once."""
+        if self._identity is None:
+            async with self.transaction() as connection:
+                [[identity]] = await fetch(connection, "archive_identity")
+            self._identity = cast("str", identity)
+        return self._identity
 
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[Connection]:
@@ -103,6 +108,17 @@ class ArchiveConnections:
         with archive_errors():
             async with self._pool.connection() as connection:
                 yield connection
+
+    async def ask(self, name: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of the named query, in one round trip: without a transaction around it, it names the schema itself.
+
+        Raises the same errors as `transaction`.
+        """
+        query = _with_schema(name, self._schema)
+        with archive_errors():
+            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
+                # Not prepared: with no rollback to follow, the driver would keep a plan that no longer fits its table.
+                return await (await connection.execute(query, parameters, prepare=False)).fetchall()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -144,6 +160,11 @@ class ArchiveConnections:
         )
         self._begin = statement.as_bytes(connection)
         return self._begin
+
+
+@cache
+def _with_schema(name: str, schema: str) -> bytes:
+    return sql.SQL(QUERIES[name].decode()).format(schema=sql.Identifier(schema)).as_bytes(None)
 
 
 async def _prepare_if_direct(connection: Connection) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from session_bridge.archive.book import tombstones
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.sql import QUERIES
 from session_bridge.archive.writer import in_pieces
@@ -54,11 +55,12 @@ async def bury(
     `known` says that the book had the call when it was looked up. None if it was retired since then: then nothing of
     it is kept.
     """
+    archive_id = await connections.identity()
     async with connections.transaction() as connection:
         # First, as with every drain: an erasure that runs beside this waits for the entry, or is seen here.
         entry: dict[str, object] = {"call_sid": call_sid, "session_id": session_id}
         entry |= {"generation": generation, "tenant_id": tenant_id}
-        if not await _mark(connection, entry, at, known=known):
+        if not await _mark(connection, archive_id, entry, at, known=known):
             return None
         [[dead_id]] = await fetch(
             connection,
@@ -82,7 +84,9 @@ async def bury(
     return int(dead_id)
 
 
-async def _mark(connection: Connection, entry: dict[str, object], at: datetime, *, known: bool) -> bool:
+async def _mark(
+    connection: Connection, archive_id: str, entry: dict[str, object], at: datetime, *, known: bool
+) -> bool:
     """Note in the book that a call is dead; False if it was retired since it was looked up."""
     if known:
         return bool(await fetch(connection, "mark_dead", at=at, **entry))
@@ -90,7 +94,8 @@ async def _mark(connection: Connection, entry: dict[str, object], at: datetime, 
         return False
     # A stone that is older was there when the call was looked up.
     recently = at - timedelta(hours=1)
-    if await fetch(connection, "retired_meanwhile", call_sid=[entry["call_sid"]], started_at=[recently]):
+    stones = await fetch(connection, "retired_meanwhile", tombstones=tombstones(archive_id, [str(entry["call_sid"])]))
+    if any(ended_at is not None and recently <= ended_at for _, ended_at in stones):
         await run(connection, "take_back", call_sid=[entry["call_sid"]], generation=[entry["generation"]])
         return False
     return True

@@ -1,12 +1,9 @@
 -- name: look_up
--- Every record that these call SIDs ever had, the latest of each first; a tombstone is older than any other.
+-- Every record under these names, which are call SIDs and their tombstones; the latest of each first.
 SELECT
-    wanted.sid, book.generation, book.session_id, book.tenant_id, book.state, book.drains, book.started_at,
-    book.ended_at, book.first_seen_at, book.last_seen_at
-FROM session_bridge_archive AS archive
-CROSS JOIN unnest(%(call_sids)s::text[]) AS wanted (sid)
-JOIN call_sids AS book ON book.call_sid = ANY(ARRAY[wanted.sid, tombstone_of(archive.archive_id, wanted.sid)])
-ORDER BY wanted.sid, book.call_sid = wanted.sid DESC, book.generation DESC;
+    call_sid, generation, session_id, tenant_id, state, drains, started_at, ended_at, first_seen_at, last_seen_at
+FROM {schema}.call_sids WHERE call_sid = ANY(%(names)s)
+ORDER BY call_sid, generation DESC;
 
 -- name: enter_drained
 -- Enter call SIDs that the book does not know, as drained; those entered by somebody else meanwhile are left out. One
@@ -25,15 +22,9 @@ ON CONFLICT (call_sid, generation) DO NOTHING
 RETURNING call_sid;
 
 -- name: retired_meanwhile
--- Of call SIDs entered as new in this transaction, those that somebody retired since they were looked up. It must be
--- asked by a statement of its own: an erasure waits for the entry, or was committed before it.
-SELECT entered.sid
-FROM session_bridge_archive AS archive
-CROSS JOIN unnest(%(call_sid)s::text[], %(started_at)s::timestamptz[]) AS entered (sid, started_at)
-WHERE EXISTS (
-    SELECT FROM call_sids AS stone
-    WHERE stone.call_sid = tombstone_of(archive.archive_id, entered.sid)
-        AND (entered.started_at IS NULL OR entered.started_at <= stone.ended_at));
+-- The tombstones there are of call SIDs entered as new in this transaction. It must be asked by a statement of its own:
+-- an erasure waits for the entry, or was committed before it.
+SELECT call_sid, ended_at FROM call_sids WHERE call_sid = ANY(%(tombstones)s);
 
 -- name: take_back
 -- These calls were entered a moment ago, in this transaction, and are retired: they are not entered after all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from datetime import date
 from typing import TypeAlias, TypeVar
 
 import msgspec
+import psycopg
 
-from session_bridge.archive.book import Drained, advance, session_time
+from session_bridge.archive.book import Drained, advance, ask_to_advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
 from session_bridge.archive.copy import Copy, copy_of
@@ -101,21 +103,54 @@ async def write(
     written), TransactionTimeoutError or ArchiveUnavailableError; after the last two it is not known whether the
     transaction was committed, and writing it again is harmless.
     """
+    archive_id = await connections.identity()
+    if not batch.copied:
+        # Nearly always all of them may be written: then it is one round trip to ask for that and to write.
+        with contextlib.suppress(_NotAllAllowedError):
+            async with connections.transaction() as connection:
+                await _insert_if_allowed(connection, archive_id, batch)
+                await _finish(connection, batch.calls, fetch_field, settle)
+            return {call.book.call_sid for call in batch.calls}
     async with connections.transaction() as connection:
-        allowed = await advance(connection, [call.book for call in batch.calls])
+        allowed = await advance(connection, archive_id, [call.book for call in batch.calls])
         if len(allowed) < len(batch.calls):
             batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
         for one in batch.copied:
             await _copy(connection, one)
         if batch.inserted or batch.merged:
-            await _insert(connection, batch)
+            async with connection.pipeline():
+                await _insert(connection, batch)
         if batch.copied:
             await _keep_contents(connection, batch.calls)
-        await _keep_rejects(connection, batch.calls, fetch_field)
-        charges = [call.charge for call in batch.calls if call.charge]
-        if settle and charges:
-            await settle(connection, charges)
+        await _finish(connection, batch.calls, fetch_field, settle)
     return allowed
+
+
+class _NotAllAllowedError(Exception):
+    """A call of the batch met another drain, or what was written with it was refused."""
+
+
+async def _insert_if_allowed(connection: Connection, archive_id: str, batch: Batch) -> None:
+    """Raises _NotAllAllowedError, with which the transaction has to end, unless every call may be written."""
+    try:
+        async with connection.pipeline():
+            asked = await ask_to_advance(connection, archive_id, [call.book for call in batch.calls])
+            await _insert(connection, batch)
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        # Perhaps only because rows of another drain are there. If not, it is refused again.
+        raise _NotAllAllowedError from error
+    allowed, _ = await asked.answer()
+    if len(allowed) < len(batch.calls):
+        raise _NotAllAllowedError
+
+
+async def _finish(
+    connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField, settle: Settle | None
+) -> None:
+    await _keep_rejects(connection, calls, fetch_field)
+    charges = [call.charge for call in calls if call.charge]
+    if settle and charges:
+        await settle(connection, charges)
 
 
 async def _copy(connection: Connection, one: Copy) -> None:
@@ -124,17 +159,16 @@ async def _copy(connection: Connection, one: Copy) -> None:
 
 
 async def _insert(connection: Connection, batch: Batch) -> None:
-    """Insert and merge rows, table after table, all in one round trip; with a few calls their chunk texts too."""
-    async with connection.pipeline():
-        if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
-            await run(connection, "drop_history", session_ids=forms)
-        if batch.inserted:
-            await connection.execute(insert_statement(*batch.inserted), [*batch.inserted.values()])
-        for table, text in batch.merged.items():
-            await connection.execute(merge_statement(table), [text])
-        if not batch.copied:
-            for shelf in _shelves(batch.calls):
-                await _keep(connection, shelf, shelf.contents)
+    """Insert and merge rows, in a pipeline that the caller has begun; with a few calls their chunk texts too."""
+    if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
+        await run(connection, "drop_history", session_ids=forms)
+    if batch.inserted:
+        await connection.execute(insert_statement(*batch.inserted), [*batch.inserted.values()])
+    for table, text in batch.merged.items():
+        await connection.execute(merge_statement(table), [text])
+    if not batch.copied:
+        for shelf in _shelves(batch.calls):
+            await _keep(connection, shelf, shelf.contents)
 
 
 # -- what is shared between calls, or was not understood ------------------------------------------------------------
