@@ -15,11 +15,11 @@ _encoder = msgspec.json.Encoder()
 
 @cache
 def insert_statement(*tables: Table) -> bytes:
-    """Insert rows into each of `tables`, two or more; a JSON text of them is a parameter.
+    """Insert rows into each of `tables`, two or more; a JSON text of them is a parameter, `$1` for the first table.
 
     One statement is sooner carried out than one a table.
     """
-    *others, last = [_insert(table) for table in tables]
+    *others, last = [_insert(table, place) for place, table in enumerate(tables, start=1)]
     parts = [sql.SQL("{} AS ({})").format(sql.Identifier(f"part_{place}"), one) for place, one in enumerate(others)]
     return sql.SQL("WITH {} {}").format(sql.SQL(", ").join(parts), last).as_bytes(None)
 
@@ -38,14 +38,14 @@ def merge_statement(table: Table) -> bytes:
         ours=sql.SQL(", ").join(sql.Identifier(table.name, column) for column in others),
         theirs=sql.SQL(", ").join(sql.Identifier("excluded", column) for column in others),
     )
-    return (_insert(table) + conflict).as_bytes(None)
+    return (_insert(table, 1) + conflict).as_bytes(None)
 
 
-def _insert(table: Table) -> sql.Composed:
+def _insert(table: Table, place: int) -> sql.Composed:
     names = sql.SQL(", ").join(map(sql.Identifier, table.columns))
     return sql.SQL(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
-    ).format(table=sql.Identifier(table.name), names=names)
+        "INSERT INTO {table} ({names}) SELECT {names} FROM json_populate_recordset(NULL::{table}, ${place}::json)"
+    ).format(table=sql.Identifier(table.name), names=names, place=place)
 
 
 def json_text(table: Table, rows: Sequence[Row]) -> str:

@@ -163,12 +163,17 @@ async def _insert(connection: Connection, batch: Batch) -> None:
     if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
         await run(connection, "drop_history", session_ids=forms)
     if batch.inserted:
-        await connection.execute(insert_statement(*batch.inserted), [*batch.inserted.values()])
+        await _execute(connection, insert_statement(*batch.inserted), *batch.inserted.values())
     for table, text in batch.merged.items():
-        await connection.execute(merge_statement(table), [text])
+        await _execute(connection, merge_statement(table), text)
     if not batch.copied:
         for shelf in _shelves(batch.calls):
             await _keep(connection, shelf, shelf.contents)
+
+
+async def _execute(connection: Connection, statement: bytes, *texts: str) -> None:
+    """Run a statement as the server takes it: the driver would look for placeholders in all its length each time."""
+    await psycopg.AsyncRawCursor(connection).execute(statement, texts)
 
 
 # -- what is shared between calls, or was not understood ------------------------------------------------------------

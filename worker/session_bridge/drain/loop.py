@@ -122,8 +122,9 @@ class DrainLoop:
             if self._pause:
                 # After an outage one batch shows whether it is over.
                 await _first(asyncio.wait([task]), self._stopping.wait())
-            return
-        if not self.ready:
+            if len(claims.taken) == most:
+                return
+        elif not self.ready:
             await self._try_archive()
         await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
 

@@ -60,6 +60,7 @@ class LiveSessions:
         self._redaction = redaction
         # While a lease is being prolonged its score is about to change: what compares it waits that long.
         self._scores = asyncio.Lock()
+        self._watching: list[Redis] = []
 
     async def claim(self, queue: Queue, limit: int, lease_seconds: float) -> Claims:
         """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`.
@@ -116,7 +117,9 @@ class LiveSessions:
         its fields are called and how large they are: it may be more than memory holds. All are in `oversize` then, and
         read when they are written down.
         """
-        watch = Watch(self._redis)
+        # A client is kept for the next watch: it takes longer to make one than to claim a call.
+        client = self._watching.pop() if self._watching else self._redis.client()
+        watch = Watch(client)
         try:
             async with redis_errors():
                 for snapshot in group:
@@ -133,6 +136,7 @@ class LiveSessions:
             yield
         finally:
             await watch.close()
+            self._watching.append(client)
 
     async def _read_whole(self, snapshots: Sequence[Snapshot], watch: Watch) -> None:
         keys = [self._key(snapshot.claim) for snapshot in snapshots]

@@ -21,11 +21,13 @@ Hash = dict[bytes, bytes]
 
 
 class Watch:
-    """Watches what was read over it, and vouches for all of that once."""
+    """Watches what was read over it, and vouches for all of that once.
 
-    def __init__(self, redis: Redis) -> None:
-        # For itself alone: whatever else is said on a connection may end its watch.
-        self._client = redis.client()
+    `client` holds a connection for itself alone until the watch is closed: whatever else is said on it may end a watch.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
         self._vouches = False
         self._undo = ""
 
