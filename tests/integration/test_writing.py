@@ -122,3 +122,29 @@ async def test_behind_a_pooler_nothing_is_prepared_and_drains_go_on(
         await asyncio.gather(*[opened.bridge.drainer.drain([claim]) for claim in claims])
         for number in range(8):
             assert (await opened.call(f"CA{number}"))["total_messages"] == 60
+
+
+async def test_a_drain_that_was_overtaken_with_the_very_same_rows_is_no_fault_of_the_call(
+    bridge_with: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch, both_ways: None
+) -> None:
+    bridge = await bridge_with(concurrency=2)
+    live, drains, write = bridge.bridge.live, bridge.bridge.drainer, writer.write
+    await bridge.ask("CA1", long_call(1))
+    await bridge.drain()
+    late = {"message:late": json.dumps({"role": "user", "content": "late", "timestamp": "2026-11-20T10:02:00Z"})}
+    await bridge.ask("CA1", late)
+    first = (await live.claim(Queue.READY, 1, 30)).taken
+
+    async def overtaken(*arguments: Any) -> set[str]:
+        monkeypatch.setattr(drainer, "write", write)
+        await bridge.ask("CA1", late)
+        await drains.drain((await live.claim(Queue.READY, 1, 30)).taken)
+        return await write(*arguments)
+
+    monkeypatch.setattr(drainer, "write", overtaken)
+    await drains.drain(first)
+    assert (drains.counts.again, drains.counts.dead) == (1, 0)
+    assert not await bridge.redis.exists("session-bridge:attempts")
+    assert await bridge.is_gone("CA1")
+    assert len((await archived(bridge, "CA1"))["call_messages"]) == 61
+    assert (await bridge.call("CA1"))["drains"] == 2
