@@ -222,17 +222,20 @@ def test_a_call_that_begins_after_the_erasure_is_another_call(deployment: Any) -
     ("held_at", "meanwhile"),
     [
         # The drain has read the session and looked it up; it comes to write when the call is erased.
-        ("INSERT INTO call_sids", "SELECT 1 FROM call_sids WHERE state = 'retired'"),
+        (["INSERT INTO call_sids"], "SELECT 1 FROM call_sids WHERE state = 'retired'"),
         # It has entered the call and not committed; the erasure waits for it, and takes its rows too.
-        (CALL_ROW, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"),
+        (
+            [CALL_ROW, "COMMIT"],
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
+        ),
     ],
 )
 def test_a_drain_in_flight_does_not_bring_the_call_back(
-    deployment: Any, proxy_to: Any, until: Any, held_at: str, meanwhile: str
+    deployment: Any, proxy_to: Any, until: Any, held_at: list[str], meanwhile: str
 ) -> None:
     proxy, through = proxy_to(deployment.database_url)
     worker = deployment.worker(DATABASE_URL=through)
-    hold = proxy.hold(held_at)
+    hold = proxy.hold(*held_at)
     deployment.write("CA1", call_of_person())
     deployment.ask("CA1")
     hold.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from typing import Any
 
 from session_bridge.recorder import CallRecorder, Keys
@@ -12,6 +13,8 @@ SWEEPING = {"TTL_SECONDS": 3600, "SWEEP_SECONDS": 1}
 
 
 def test_a_call_that_vanished_is_lost_with_when_it_was_last_seen(deployment: Any, call_fields: Any, until: Any) -> None:
+    name = deployment.value("SELECT current_database()")
+    deployment.rows(f"ALTER DATABASE {name} SET timezone TO 'Asia/Kolkata'")
     worker = deployment.worker(**SWEEPING)
     began = time.time()
     deployment.write("CA1", call_fields("CA1") | {"started_at": str(began), "last_activity_at": str(began)})
@@ -23,6 +26,9 @@ def test_a_call_that_vanished_is_lost_with_when_it_was_last_seen(deployment: Any
     assert (row["status"], row["status_by"], row["generation"]) == ("lost", "inferred", 1)
     seen = deployment.value("SELECT last_seen_at FROM call_sids")
     assert began - 1 < seen.timestamp() < time.time()
+    told = row["extra"]["last_seen_at"]
+    assert told.endswith("+00:00")
+    assert began - 1 < datetime.fromisoformat(told).timestamp() <= seen.timestamp()
     assert worker.wait_for("drain.lost")["level"] == "error"
     until(lambda: deployment.is_gone("CA1"))
     assert deployment.value("SELECT count(*) FROM call_sids") == 1

@@ -65,3 +65,26 @@ async def test_a_sign_of_life_opens_the_call_again(abandoned: Any, sign: str) ->
     assert (call["status"], call["ended_at"], call["end_reason"]) == ("in_progress", None, None)
     assert call["finalize_reason"] is None
     assert await abandoned.redis.exists(abandoned.key(SID))
+
+
+GIVEN_UP = {"finalize_reason": "abandoned", "finalized_by": "sweep"}
+
+
+@pytest.mark.parametrize("news", ["nothing", "a message"])
+async def test_a_writers_clock_that_runs_fast_keeps_no_silent_call_alive(bridge: Any, news: str) -> None:
+    # Its last message seems to be a minute old, and was archived before the silence began.
+    spoken = {"role": "user", "content": "hello", "timestamp": time.time() - 60}
+    await bridge.write(SID, OLD | {"message:1": spoken})
+    await bridge.redis.zadd("session-bridge:checkpoints", {SID: 0})
+    await bridge.bridge.loop.drain_once()
+    assert (await bridge.call(SID))["status"] == "in_progress"
+    more = {"message:2": spoken} if news == "a message" else {}
+    await bridge.ask(SID, GIVEN_UP | more)
+    await bridge.drain()
+    call = await bridge.call(SID)
+    if more:
+        assert (call["status"], call["finalize_reason"], call["ended_at"]) == ("in_progress", None, None)
+        assert await bridge.redis.exists(bridge.key(SID))
+    else:
+        assert (call["status"], call["finalize_reason"]) == ("abandoned", "abandoned")
+        assert await bridge.is_gone(SID)

@@ -59,7 +59,9 @@ async def look_up(connections: ArchiveConnections, call_sids: Sequence[str]) -> 
 
 def tombstones(archive_id: str, call_sids: Sequence[str]) -> list[str]:
     """Under which name each of these call SIDs stands once it is retired, as `tombstone_of` in the schema says it."""
-    return [f"retired:{hashlib.sha256(f'{archive_id} {sid}'.encode()).hexdigest()}" for sid in call_sids]
+    # What is no text has no tombstone.
+    texts = [f"{archive_id} {sid}".encode(errors="replace") for sid in call_sids]
+    return [f"retired:{hashlib.sha256(text).hexdigest()}" for text in texts]
 
 
 def new_session_id(started_at: datetime | None, seen_at: datetime) -> str:

@@ -70,7 +70,7 @@ def read(rules: DrainRules, snapshot: Snapshot, records: Sequence[Record]) -> Re
     if snapshot.empty:
         call.state |= {"status": Status.LOST, "status_by": "inferred"}
         if record is not None:
-            call.extra["last_seen_at"] = record.last_seen_at.isoformat()
+            call.extra["last_seen_at"] = record.last_seen_at.astimezone(UTC).isoformat()
             if record.started_at is not None:
                 call.state["started_at"] = record.started_at
     if record is not None and record.tenant_id is not None:
@@ -165,11 +165,15 @@ def _goes_on(rules: DrainRules, call: Call, archived: Call | None, moment: datet
     if "ended_at" in call.state or (isinstance(status, str) and status_of(status) in TERMINAL):
         return False
     silence = timedelta(seconds=rules.abandon_seconds)
-    spoken = [datetime.fromisoformat(message.timestamp) for message in call.of(Family.MESSAGE) if message.timestamp]
-    signs = [*spoken, _datetime(call.state.get("last_activity_at"))]
-    if any(timedelta() <= moment - sign <= silence for sign in signs if sign):
+    active = _datetime(call.state.get("last_activity_at"))
+    if active is not None and timedelta() <= moment - active <= silence:
         return True
-    return archived is not None and archived.state.get("status") in PROVISIONAL and lives(archived, call)
+    spoken = [datetime.fromisoformat(message.timestamp) for message in call.of(Family.MESSAGE) if message.timestamp]
+    speaks = any(timedelta() <= moment - at <= silence for at in spoken)
+    if archived is None:
+        return speaks
+    # What is archived was there when the silence began, whatever its writer's clock said.
+    return lives(archived, call) and (speaks or archived.state.get("status") in PROVISIONAL)
 
 
 def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity) -> dict[str, JsonValue]:
