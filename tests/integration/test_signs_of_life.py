@@ -88,3 +88,16 @@ async def test_a_writers_clock_that_runs_fast_keeps_no_silent_call_alive(bridge:
     else:
         assert (call["status"], call["finalize_reason"]) == ("abandoned", "abandoned")
         assert await bridge.is_gone(SID)
+
+
+async def test_late_data_does_not_change_why_a_call_was_finalized(bridge: Any) -> None:
+    why = {"finalize_reason": "caller_hangup", "finalized_by": "webhook"}
+    await bridge.ask(SID, OLD | why | {"status": "abandoned"})
+    await bridge.drain()
+    assert (await bridge.call(SID))["status"] == "abandoned"
+    await bridge.write(SID, {"recording_url": "https://example.test/1"})
+    assert (await bridge.bridge.sweeper.sweep(limit=10)).rescued == 1
+    await bridge.drain()
+    call = await bridge.call(SID)
+    assert (call["status"], call["recording_url"]) == ("abandoned", "https://example.test/1")
+    assert {name: call[name] for name in why} == why

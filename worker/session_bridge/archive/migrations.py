@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import psycopg
@@ -110,7 +111,7 @@ def migrate(
         direction: Direction = "up" if current <= target else "down"
         for migration in _between(migrations, current, target):
             with wrapped(f"migration {migration} ({direction})"):
-                if _step(connection, schema, migration, direction, now):
+                if _in_transaction(connection, partial(_step, connection, schema, migration, direction, now)):
                     done.append(Applied(migration, direction))
     return done
 
@@ -203,6 +204,23 @@ def _between(migrations: Sequence[Migration], current: int, target: int) -> list
     return list(reversed(migrations[target:current]))
 
 
+def _in_transaction(connection: psycopg.Connection[Any], step: Callable[[], bool]) -> bool:
+    """What `step` returns, in a transaction of its own.
+
+    It is taken again if PostgreSQL undid it for a deadlock: an autovacuum, for one, holds a table and waits for its row
+    in the catalogue, which a REVOKE holds that goes on to the table.
+    """
+    tries_left = _TRIES
+    while True:
+        try:
+            with connection.transaction():
+                return step()
+        except errors.DeadlockDetected:
+            tries_left -= 1
+            if not tries_left:
+                raise
+
+
 def _step(
     connection: psycopg.Connection[Any],
     schema: str,
@@ -210,28 +228,7 @@ def _step(
     direction: Direction,
     now: Callable[[], datetime],
 ) -> bool:
-    """Take one step in a transaction of its own; False when another process has taken it meanwhile.
-
-    It is taken again if PostgreSQL undid it for a deadlock: an autovacuum, for one, holds a table and waits for its row
-    in the catalogue, which a REVOKE holds that goes on to the table.
-    """
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            with connection.transaction():
-                return _step_once(connection, schema, migration, direction, now)
-        except errors.DeadlockDetected:
-            if not tries_left:
-                raise
-    raise AssertionError
-
-
-def _step_once(
-    connection: psycopg.Connection[Any],
-    schema: str,
-    migration: Migration,
-    direction: Direction,
-    now: Callable[[], datetime],
-) -> bool:
+    """Take one step inside the caller's transaction; False when another process has taken it meanwhile."""
     connection.execute(_WAIT_FOR_TURN)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_key(schema),))
     connection.execute(_WAIT_FOR_TABLES)

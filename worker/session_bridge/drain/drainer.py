@@ -235,9 +235,11 @@ class Drainer:
             self._count(one)
         for one in written:
             if not one.ended:
+                how = "done"
                 if one.snapshot.given_up:
+                    how = "lives"
                     log.info("drain.goes_on", call_sid=one.snapshot.claim.call_sid)
-                await self._live.settle(one.snapshot.claim, "lives" if one.snapshot.given_up else "done")
+                await self._live.settle(one.snapshot.claim, how)
             elif one.snapshot.empty:
                 await self._live.settle(one.snapshot.claim, "empty")
         held = [one.snapshot for one in written if one.ended and not one.snapshot.empty]

@@ -88,7 +88,8 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     snapshot, record = reading.snapshot, reading.record
     archived = call_of(kept) if kept else None
     goes_on = snapshot.given_up and _goes_on(rules, reading.call, archived, moment)
-    if goes_on:
+    if goes_on or (archived is not None and "finalize_reason" in archived.state and snapshot.given_up):
+        # Why an archived call was finalized is known, and the sweep's reason for draining what came late is another.
         for name in GIVEN_UP:
             reading.call.state.pop(name.decode(), None)
     ended = snapshot.claim.queue is Queue.READY and not goes_on

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from session_bridge.contract.fields import FinalizedBy
+from session_bridge.contract.vocabulary import EndReason
 from session_bridge.live.watch import Watch
 
-GIVEN_UP = {b"finalize_reason": b"abandoned", b"finalized_by": b"sweep"}
+GIVEN_UP = {b"finalize_reason": EndReason.ABANDONED.encode(), b"finalized_by": FinalizedBy.SWEEP.encode()}
 """What the sweep writes into a session when it asks for the end of a call for its silence."""
 
 WHOLE_BYTES = 1 << 20
