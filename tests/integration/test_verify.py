@@ -352,6 +352,13 @@ async def test_a_sample_is_of_so_many_calls_and_says_so(archive: str, redis_url:
     assert seen[-1] == (7, 7)
 
 
+async def test_a_sample_is_never_short(archive: str, redis_url: str) -> None:
+    for sample in range(1, 30):
+        lines = await look_through_once(archive, redis_url, sample)
+        [line] = [line for line in lines if line.id == "calls.summaries"]
+        assert line.found == f"right in a sample of {sample} calls"
+
+
 async def test_a_sample_draws_different_calls(archive: str, redis_url: str) -> None:
     run(archive, f"UPDATE call_sessions SET total_turns = -1 WHERE id = {ONE}")
     outcomes = set()

@@ -118,10 +118,13 @@ async def _all_calls(subject: Subject) -> AsyncIterator[list[UUID]]:
 
 async def _some_calls(subject: Subject, about: float) -> AsyncIterator[list[UUID]]:
     wanted = subject.sample or 0
-    # Whole pages of the table are drawn: with some to spare, enough are among them.
-    percent = min(100.0, 200.0 * wanted / max(about, 1.0))
+    share = min(0.5, wanted / max(about, 1.0))
+    ids: list[UUID] = []
     async with subject.snapshot() as archive:
-        ids = [row[0] for row in await archive.ask("some_calls", percent=percent, limit=wanted)]
+        while len(ids) < wanted and share < 1:
+            # Whole pages of the table are drawn, with some to spare; of few pages chance may still draw too few.
+            share = min(1.0, 2 * share)
+            ids = [row[0] for row in await archive.ask("some_calls", percent=100 * share, limit=wanted)]
     for first in range(0, len(ids), _PAGE):
         yield ids[first : first + _PAGE]
 
