@@ -28,3 +28,18 @@ async def test_a_lease_that_is_prolonged_while_it_is_settled_is_still_ours(bridg
         claims = (await live.claim(Queue.READY, 1, 30)).taken
         _, word = await asyncio.gather(live.renew(claims, 30), live.settle(claims[0], "empty"))
         assert word == "settled"
+
+
+async def test_a_backlog_is_shared_out_in_ever_smaller_batches(bridge: Any) -> None:
+    live = bridge.bridge.live
+    await bridge.redis.zadd(bridge.bridge.keys.ready, {f"CA{number}": number for number in range(300)})
+    sizes, taken, more = [], [], True
+    while more:
+        claims = await live.claim(Queue.READY, 120, 30)
+        sizes.append(len(claims.taken))
+        taken += [claim.call_sid for claim in claims.taken]
+        more = claims.next_due == 0
+    assert sizes == [120, 90, 45, 25, 20], (
+        "never more than was asked for, nor half of what is due unless that is little"
+    )
+    assert taken == [f"CA{number}" for number in range(300)], "those that wait longest come first, and none is left out"

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         300, gt=0, description="how often a long call is brought up to date in the archive"
     )
-    batch_size: int = Field(100, ge=1, le=1000, description="calls drained in one transaction")
+    batch_size: int = Field(200, ge=1, le=1000, description="calls drained in one transaction")
     concurrency: int = Field(2, ge=1, le=64, description="transactions of one worker at once")
     max_attempts: int = Field(8, ge=1, description="drains that fail by a call's data before it is dead")
     outcome: str = Field("", description="module:function that decides a call's outcome; empty for the default")

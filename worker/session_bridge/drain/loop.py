@@ -35,7 +35,7 @@ _LONGEST_PAUSE = 5.0
 _LIFE_SECONDS = 5.0
 # Of so many looks, one begins with the checkpoints: a backlog must not keep long calls from being written down.
 _CHECKPOINTS_EVERY = 4
-_FIRST_PART = 8
+_FIRST_PART = 16
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class DrainLoop:
             if self._pause:
                 # After an outage one batch shows whether it is over.
                 await _first(asyncio.wait([task]), self._stopping.wait())
-            if len(claims.taken) == most:
+            if claims.next_due == 0:
                 return
         elif not self.ready:
             await self._try_archive()

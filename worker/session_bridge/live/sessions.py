@@ -63,7 +63,7 @@ class LiveSessions:
         self._watching: list[Redis] = []
 
     async def claim(self, queue: Queue, limit: int, lease_seconds: float) -> Claims:
-        """Take up to `limit` due members of `queue`, earliest first, for `lease_seconds`.
+        """Take up to `limit` due members of `queue`, of many no more than half, earliest first, for `lease_seconds`.
 
         Sessions that wait to be drained are put on hold by it: no TTL eats them from now on.
         """
