@@ -49,6 +49,9 @@ class _Pool(SentinelConnectionPool):
 
 def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> ConnectionPool:  # noqa: ANN401  # as above
     """The connections of such a client; `plain` is their class where no sentinels are asked."""
+    if urlsplit(url).scheme == "unix":
+        # A file has no TCP, and redis-py takes nothing for it that is TCP's.
+        options.pop("socket_keepalive", None)
     if not is_sentinel(url):
         return plain.from_url(url, **options)
     hosts, service, of_sentinels, of_master = _parts(url)

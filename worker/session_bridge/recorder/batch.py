@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -28,6 +29,8 @@ _STATES = frozenset(
         "NOTREADY", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE", "WRONGPASS",
     )
 )  # fmt: skip
+# Before Redis 7, what the server says to a script comes with where in the script it was said, and before it.
+_OF_A_SCRIPT = re.compile(r"^Error running script \(call to f_[0-9a-f]{40}\): @[^-]*: (?=-)")
 _STATE_CLASSES = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -45,9 +48,8 @@ def is_away(error: BaseException) -> bool:
     """Whether `error` says that Redis cannot serve now, rather than that it refuses what was written."""
     if isinstance(error, _STATE_CLASSES):
         return True
-    words = str(error).split(maxsplit=1)
-    # Inside a script the server's word stands before what the script adds to it.
-    return isinstance(error, exceptions.ResponseError) and bool(words) and words[0].lstrip("-") in _STATES
+    said = _OF_A_SCRIPT.sub("", str(error))
+    return isinstance(error, exceptions.ResponseError) and said.partition(" ")[0].lstrip("-") in _STATES
 
 
 class Batch:
