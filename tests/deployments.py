@@ -32,6 +32,11 @@ NOW = "0"  # a due time that has passed
 # A column that tells a call's row on its way to the archive from all others, whichever way it is written.
 CALL_ROW = '"first_archived_at"'
 
+# A call's entry in the book: whoever holds it uncommitted keeps every drain of the call waiting.
+ENTRY = """\
+INSERT INTO call_sids (call_sid, session_id, state, first_seen_at, last_seen_at, last_change_at)
+VALUES ('{}', gen_random_uuid(), 'live', now(), now(), now())"""
+
 # One sweep at the start and no more, unless a test asks for more.
 QUIET = {"TTL_SECONDS": "7200", "SWEEP_SECONDS": "3600", "LOG_FORMAT": "json", "LOG_LEVEL": "debug"}
 

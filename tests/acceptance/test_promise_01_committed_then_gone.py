@@ -60,7 +60,9 @@ def test_a_connection_lost_in_the_commit_releases_nothing_that_was_not_committed
     assert len(deployment.fields("CA1")) == 6
     # Whether it was committed nobody can tell the worker. It was not, and it was:
     committed = {"cut": 0, "cut_answer": 1}[fate]
-    assert deployment.value("SELECT count(*) FROM call_sessions") == committed
+    until(
+        lambda: deployment.value("SELECT count(*) FROM call_sessions") == committed, "the commit did not come to pass"
+    )
 
     proxy.mend()
     deployment.until_archived("CA1")

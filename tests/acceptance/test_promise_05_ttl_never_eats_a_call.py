@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from deployments import CALL_ROW
+import psycopg
+import pytest
+
+from deployments import CALL_ROW, ENTRY
 from session_bridge.recorder import CallRecorder, Keys
 
 WRITTEN_NOT_COMMITTED = (CALL_ROW, "COMMIT")
@@ -79,6 +82,29 @@ def test_nothing_expires_while_postgresql_is_away(
     deployment.until_archived(asked, ended, later)
     assert deployment.fields(alive) == before[alive]
     worker.stop()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_drain_that_hangs_before_its_commit_keeps_no_sweep_from_the_others(
+    deployment: Any, call_fields: Any, asked: bool
+) -> None:
+    for sid in ("CA1", "CA2"):
+        deployment.write(sid, call_fields(sid) | {"last_activity_at": str(time.time())}, ttl=60)
+    deployment.redis.zadd("session-bridge:opened", {"CA1": 1, "CA3": 1})
+    if asked:
+        deployment.redis.zadd("session-bridge:ready", {"CA1": int(time.time() * 1000) + 60_000})
+    with psycopg.connect(deployment.database_url) as hanging:
+        hanging.execute(ENTRY.format("CA1"))
+        assert not deployment.sweep(LEASE_SECONDS=6)["archive_away"]
+        hanging.rollback()
+    assert deployment.redis.ttl("session:CA1") == deployment.redis.ttl("session:CA2") == -1
+    # A call whose drain is asked for is entered by that. Another one that is locked costs its neighbours only the note.
+    noted = [deployment.state(sid) for sid in ("CA1", "CA2", "CA3")]
+    assert noted == ([None, "live", "live"] if asked else [None] * 3)
+    deployment.redis.delete("session-bridge:ready")
+    deployment.sweep()
+    assert [deployment.state(sid) for sid in ("CA1", "CA2", "CA3")] == ["live"] * 3
+    assert not deployment.redis.exists("session-bridge:opened")
 
 
 async def test_what_a_recorder_writes_renews_the_ttl(redis_url: str, deployment: Any) -> None:

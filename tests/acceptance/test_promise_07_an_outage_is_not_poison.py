@@ -6,9 +6,10 @@ import json
 import threading
 from typing import Any
 
+import psycopg
 import pytest
 
-from deployments import CALL_ROW
+from deployments import CALL_ROW, ENTRY
 from session_bridge.live.scripts import Script
 
 RELEASE = Script.load("release").digest
@@ -92,7 +93,7 @@ def test_the_network_is_cut_reset_and_stalled(deployment: Any, proxy_to: Any) ->
     worker.stop()
 
 
-@pytest.mark.parametrize("state", ["53100", "40P01", "25006", "55P03", "57P01", "58030", "40001", "XX000"])
+@pytest.mark.parametrize("state", ["53100", "40P01", "25006", "57P01", "58030", "40001", "XX000"])
 def test_an_error_of_the_servers_own_costs_no_attempt(deployment: Any, state: str) -> None:
     deployment.rows(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
@@ -107,6 +108,29 @@ def test_an_error_of_the_servers_own_costs_no_attempt(deployment: Any, state: st
     deployment.until_archived("CA1")
     assert not worker.said("drain.refused")
     assert not worker.said("drain.dead")
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "LOCK TABLE call_messages IN SHARE MODE",  # as CREATE INDEX does, for as long as it takes
+        ENTRY.format("CA0"),  # as one who went home in the middle
+    ],
+    ids=["table", "row"],
+)
+def test_what_somebody_has_locked_makes_nobody_dead(deployment: Any, until: Any, lock: str) -> None:
+    worker = deployment.worker(LEASE_SECONDS=2)
+    with psycopg.connect(deployment.database_url) as somebody:
+        somebody.execute(lock)
+        write_all(deployment)
+        deployment.ask(*SIDS)
+        if lock == ENTRY.format("CA0"):
+            deployment.until_archived(*SIDS[1:])
+        until(lambda: len(worker.said("drain.locked")) >= 3, "no call was found locked again and again")
+        assert deployment.value("SELECT count(*) FROM dead_sessions") == 0
+        somebody.rollback()
+    assert_all_archived_once(deployment)
     worker.stop()
 
 

@@ -350,6 +350,11 @@ def test_a_folder_that_is_broken(tmp_path: Path, files: list[str], message: str)
         read_folder(tmp_path)
 
 
+def test_a_missing_folder_is_told_as_a_broken_installation(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="there are: none; install call-session-bridge again"):
+        read_folder(tmp_path / "schema")
+
+
 def test_line_endings_do_not_change_a_text(tmp_path: Path) -> None:
     (tmp_path / "0001_a.down.sql").touch()
     checksums = set()

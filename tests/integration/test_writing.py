@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from deployments import call_fields
-from session_bridge.archive import writer
+from session_bridge.archive import connection, writer
 from session_bridge.archive.tables import CHILDREN
 from session_bridge.drain import drainer
 from session_bridge.errors import ArchiveUnavailableError
-from session_bridge.live.snapshot import Queue
+from session_bridge.live.snapshot import Claim, Queue
 
 # So many are more than a few rows together.
 CALLS = 35
@@ -64,7 +64,11 @@ async def test_few_rows_and_many_make_the_same_archive(bridge: Any, monkeypatch:
     for number in range(CALLS):
         await bridge.ask(f"CAtogether{number}", long_call(number))
     copied.clear()
-    await bridge.bridge.drainer.drain((await bridge.bridge.live.claim(Queue.READY, CALLS, 30)).taken)
+    live = bridge.bridge.live
+    claims: list[Claim] = []
+    while len(claims) < CALLS:
+        claims += (await live.claim(Queue.READY, CALLS, 30)).taken
+    await bridge.bridge.drainer.drain(claims)
     assert copied == [True]
     for number in range(CALLS):
         alone, together = await archived(bridge, f"CAalone{number}"), await archived(bridge, f"CAtogether{number}")
@@ -86,6 +90,33 @@ async def prepared_on(opened: Any) -> int:
 
 async def test_what_comes_again_and_again_is_prepared(bridge: Any) -> None:
     assert await prepared_on(bridge) > 0
+
+
+async def limits_of_a_transaction(opened: Any, *names: str) -> list[str]:
+    """What is set in a transaction of the archive's."""
+    async with opened.bridge.connections.transaction() as connection:
+        cursor = await connection.execute("SELECT current_setting(name) FROM unnest(%s::text[]) AS name", [list(names)])
+        return [setting for (setting,) in await cursor.fetchall()]
+
+
+async def test_no_transaction_outlives_half_a_lease(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout", "transaction_timeout")
+    half, quarter = (
+        f"{bridge.bridge.settings.lease_seconds / 2:g}s",
+        f"{bridge.bridge.settings.lease_seconds * 250:g}ms",
+    )
+    async with bridge.bridge.connections.plain() as plain:
+        version = plain.info.server_version
+    if version >= 170000:
+        assert await limits_of_a_transaction(bridge, *names) == [half, half, quarter, half]
+    # A server before 17 knows no limit for a whole transaction, and learns of a dead worker from TCP alone.
+    monkeypatch.setattr(connection, "_TRANSACTION_TIMEOUT_SINCE", version + 1)
+    bridge.bridge.connections._begin = None
+    tcp = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_user_timeout")
+    seconds = int(bridge.bridge.settings.lease_seconds / 2)
+    said = [half, half, quarter] + [str(seconds)] * 2 + [f"{seconds}000"]
+    assert await limits_of_a_transaction(bridge, *names[:3], *tcp) == said
+    assert await bridge.rows("SELECT current_setting('tcp_user_timeout') AS now") == [{"now": "0"}]
 
 
 async def test_drains_go_on_when_a_column_changes_under_prepared_statements(bridge: Any, database_url: str) -> None:

@@ -54,6 +54,10 @@ class TransactionTimeoutError(BridgeError):
     retryable = True
 
 
+class LockedError(TransactionTimeoutError):
+    """What a transaction needed was locked by another one for too long: no call is to blame."""
+
+
 class UnknownCallError(BridgeError):
     """Neither Redis nor the archive knows this call SID."""
 

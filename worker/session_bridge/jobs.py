@@ -29,7 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract.fields import FinalizedBy
-from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
+from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError, TransactionTimeoutError
 from session_bridge.health import serve_health
 from session_bridge.recorder import request_drain
 from session_bridge.recorder.address import pool_of
@@ -86,7 +86,7 @@ async def refresh_money(context: Context) -> None:
     bridge: Bridge = context["bridge"]
     try:
         await bridge.money.refresh()
-    except (ArchiveUnavailableError, RedisUnavailableError) as error:
+    except (ArchiveUnavailableError, RedisUnavailableError, TransactionTimeoutError) as error:
         log.warning("money.waiting", reason=str(error))
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from session_bridge.archive.connection import ArchiveConnections, Connection, Cursor, fetch, run
+from session_bridge.archive.connection import SHORT_WAIT, ArchiveConnections, Connection, Cursor, fetch, run
 from session_bridge.archive.sql import QUERIES
 from session_bridge.contract.ids import uuid7
 from session_bridge.contract.times import parse_time
@@ -204,11 +204,15 @@ async def sightings(connections: ArchiveConnections, call_sids: Sequence[str]) -
 
 
 async def note_seen(connections: ArchiveConnections, seen: Sequence[Seen], at: datetime) -> None:
-    """Enter or bring up to date what the sweep saw, at the moment `at`."""
+    """Enter or bring up to date what the sweep saw, at the moment `at`.
+
+    A drain that enters one of them at this moment is waited for, but not long: then LockedError is raised.
+    """
     new = [one for one in seen if one.generation is None]
     known = [one for one in seen if one.generation is not None]
     async with connections.transaction() as connection:
         if new:
+            await connection.execute(SHORT_WAIT)
             ids = [new_session_id(one.started_at, at) for one in new]
             started = [one.started_at for one in new]
             await run(connection, "enter_live", session_id=ids, started_at=started, **_seen_columns(new, at))

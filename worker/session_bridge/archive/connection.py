@@ -20,12 +20,16 @@ from session_bridge.errors import (
     ArchiveUnavailableError,
     BridgeError,
     DataRefusedError,
+    LockedError,
     SettingsError,
     TransactionTimeoutError,
 )
 
 Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
 Cursor: TypeAlias = "AsyncCursor[tuple[Any, ...]]"
+
+SHORT_WAIT = b"SET LOCAL lock_timeout = '500ms'"
+"""For a transaction that had rather fail, with LockedError, than wait for what another one has locked."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _POOL_SECONDS = 10.0
@@ -147,15 +151,23 @@ class ArchiveConnections:
     def _begin_statement(self, connection: Connection) -> bytes:
         """`BEGIN` with this archive's schema and limits: one round trip, and nothing a PgBouncer would mix up."""
         milliseconds = int(self._seconds * 1000)
-        limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
+        # A lock is waited for less long: so it is known from a call that takes too long by itself.
+        limits = {"lock_timeout": milliseconds // 2}
+        limits |= dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), milliseconds)
         if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-            limits.append("transaction_timeout")
+            limits["transaction_timeout"] = milliseconds
+        else:
+            # In a pipeline no session counts as idle: when a worker's machine dies there, only TCP can tell the server,
+            # and by default that takes two hours, for which its calls stay locked.
+            seconds = max(1, milliseconds // 1000)
+            limits |= {"tcp_keepalives_idle": seconds, "tcp_keepalives_interval": seconds}
+            limits["tcp_user_timeout"] = milliseconds
         statement = sql.SQL("; ").join(
             [
                 sql.SQL("BEGIN"),
                 sql.SQL("SET LOCAL search_path = {}, pg_catalog").format(sql.Identifier(self._schema)),
                 sql.SQL("SET LOCAL timezone = 'UTC'"),
-                *[sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(limit), milliseconds) for limit in limits],
+                *[sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), limit) for name, limit in limits.items()],
             ]
         )
         self._begin = statement.as_bytes(connection)
@@ -209,7 +221,8 @@ def _ours(error: psycopg.Error) -> BridgeError:
     """Which of our errors this is.
 
     Classes 22, 23 and 54 of SQLSTATE are the data's, but for a partition that a row does not fit: that one is made
-    anew by trying again. 57014, 25P03 and 25P04 are our own time limits. All the rest is the server's.
+    anew by trying again. 57014, 25P03, 25P04 and 55P03 are our own time limits, the last of them
+    that for a lock. All the rest is the server's.
     (https://www.postgresql.org/docs/current/errcodes-appendix.html)
     """
     state, message = error.sqlstate, _first_line(error)
@@ -217,6 +230,10 @@ def _ours(error: psycopg.Error) -> BridgeError:
         if isinstance(error, psycopg.DataError):
             return DataRefusedError("the driver refused the data: a text holds what PostgreSQL cannot")
         return ArchiveUnavailableError(f"PostgreSQL does not answer ({message}); check DATABASE_URL and the server")
+    if state == "55P03":
+        return LockedError(
+            f"another transaction has locked what is to be written ({message}); see pg_stat_activity for who it is"
+        )
     if state in ("57014", "25P03", "25P04"):
         return _out_of_time(message)
     if state[:2] in ("22", "23", "54") and not (state == "23514" and error.diag.constraint_name is None):

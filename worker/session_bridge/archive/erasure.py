@@ -10,12 +10,12 @@ from datetime import date
 from typing import Literal, TypeAlias, cast
 from uuid import UUID, uuid4
 
-from psycopg import errors, sql
+from psycopg import sql
 
 from session_bridge.archive.book import new_session_id, session_time
-from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
+from session_bridge.archive.connection import SHORT_WAIT, ArchiveConnections, Connection, fetch, run
 from session_bridge.contract.ids import now
-from session_bridge.errors import ArchiveUnavailableError, UnknownCallError
+from session_bridge.errors import LockedError, UnknownCallError
 
 Asked: TypeAlias = Literal["call", "number", "user"]
 ChunkKey: TypeAlias = tuple[date, str, bytes]
@@ -158,10 +158,8 @@ async def erase_unused_contents(connections: ArchiveConnections, month: date, ke
             await _stop_writers(connection, month)
             unused = await fetch(connection, "unused_contents", month=month, **_columns(seem_unused))
             return await run(connection, "drop_contents", month=month, **_columns(unused))
-    except ArchiveUnavailableError as error:
-        if isinstance(error.__cause__, errors.LockNotAvailable):
-            return None
-        raise
+    except LockedError:
+        return None
 
 
 def _columns(keys: Sequence[tuple[str, bytes]]) -> dict[str, object]:
@@ -172,7 +170,7 @@ async def _stop_writers(connection: Connection, month: date) -> None:
     partition = f"call_rag_chunks_y{month:%Y}m{month:%m}"
     row = await (await connection.execute("SELECT to_regclass(%s) IS NULL", [partition])).fetchone()
     name = "call_rag_chunks_default" if row and row[0] else partition
-    await connection.execute("SET LOCAL lock_timeout = '500ms'")
+    await connection.execute(SHORT_WAIT)
     lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier(name))
     await connection.execute(lock)
 

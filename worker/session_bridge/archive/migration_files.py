@@ -60,7 +60,7 @@ def read_folder(folder: Traversable) -> tuple[Migration, ...]:
         SchemaError: A file lacks its pair, or a number is missing or taken twice.
     """
     texts: dict[tuple[int, str], dict[str, str]] = {}
-    for file in folder.iterdir():
+    for file in folder.iterdir() if folder.is_dir() else ():
         if found := _FILE_NAME.fullmatch(file.name):
             # Text mode makes "\r\n" a "\n", so that a checkout on Windows has the digest of every other.
             text = file.read_text(encoding="utf-8")

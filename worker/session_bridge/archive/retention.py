@@ -13,7 +13,7 @@ from psycopg import errors
 from pydantic_core import to_json
 
 from session_bridge.archive.connection import ArchiveConnections, fetch, run
-from session_bridge.errors import ArchiveUnavailableError
+from session_bridge.errors import ArchiveUnavailableError, LockedError
 
 _CALLS_AT_ONCE = 1000
 
@@ -104,8 +104,10 @@ async def drop_partition(connections: ArchiveConnections, table: str, month: dat
     try:
         async with connections.transaction() as connection:
             await fetch(connection, "drop_monthly_partition", table=table, month=month)
+    except LockedError:
+        return False
     except ArchiveUnavailableError as error:
-        if isinstance(error.__cause__, errors.LockNotAvailable | errors.DeadlockDetected):
+        if isinstance(error.__cause__, errors.DeadlockDetected):
             return False
         raise
     return True

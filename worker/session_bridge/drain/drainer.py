@@ -29,6 +29,7 @@ from session_bridge.drain.trouble import DrainCounts, Trouble, trouble_of
 from session_bridge.errors import (
     ArchiveUnavailableError,
     DataRefusedError,
+    LockedError,
     RedisUnavailableError,
     TransactionTimeoutError,
 )
@@ -196,7 +197,12 @@ class Drainer:
         async with self._company.alone():
             if await self._live.note_alone(claim):
                 log.warning("drain.alone", call_sid=claim.call_sid, claims=claim.times)
-                await self._drain_batch([claim])
+                try:
+                    await self._drain_batch([claim])
+                except LockedError as error:
+                    # It is not to blame. Nor may it keep the others waiting for it again and again.
+                    log.warning("drain.locked", call_sid=claim.call_sid, reason=str(error))
+                    await self._live.settle(claim, "given", delay_seconds=2 * self._rules.lease_seconds)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

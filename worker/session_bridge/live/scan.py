@@ -155,10 +155,14 @@ class SessionScan:
         return missing
 
     async def opened(self, limit: int) -> list[str]:
-        """Call SIDs that recorders opened and no book knows yet."""
+        """Call SIDs that recorders opened and no book knows yet, without those that a drain, asked for, will enter."""
         async with redis_errors():
-            members = cast("list[bytes]", await self._redis.execute_command("ZRANGE", self._keys.opened, 0, limit - 1))
-        return [member.decode("utf-8", "surrogateescape") for member in members]
+            opened = cast("list[bytes]", await self._redis.execute_command("ZRANGE", self._keys.opened, 0, limit - 1))
+            if not opened:
+                return []
+            scores = await self._redis.execute_command("ZMSCORE", self._keys.ready, *opened)
+        waiting = cast("list[float | None]", scores)
+        return [sid.decode("utf-8", "surrogateescape") for sid, due in zip(opened, waiting, strict=True) if due is None]
 
     async def forget_opened(self, call_sids: Sequence[str]) -> None:
         """These are in the book now."""

@@ -15,7 +15,7 @@ from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.contract.ids import now
 from session_bridge.contract.keys import is_call_sid
 from session_bridge.contract.vocabulary import PROVISIONAL, EndReason, Status
-from session_bridge.errors import ArchiveUnavailableError
+from session_bridge.errors import ArchiveUnavailableError, TransactionTimeoutError
 from session_bridge.live.scan import Look, SessionScan
 from session_bridge.sweep.inquiry import Inquiry, Suspect
 from session_bridge.sweep.rules import LATE_DATA, Action, Decision, SweepRules
@@ -140,7 +140,8 @@ class Sweeper:
                 report.foreign += 1
                 continue
             report.sessions += 1
-            if is_call_sid(sid):
+            if is_call_sid(sid) and (sighting is not None or not look.waiting):
+                # One whose drain is asked for is entered by it, perhaps right now: this would have to wait for that.
                 seen.append(self._seen(look, sighting, moment))
             decision, suspect = self._decide(look, sighting, moment, dry_run=dry_run)
             suspects += suspect
@@ -197,7 +198,7 @@ class Sweeper:
             return {}
         try:
             known = await sightings(self._connections, [look.call_sid for look in looks])
-        except ArchiveUnavailableError:
+        except (ArchiveUnavailableError, TransactionTimeoutError):
             report.archive_away = True
             return {}
         # A SID that is used again after its call was retired names a call that nobody knows yet.
@@ -208,21 +209,26 @@ class Sweeper:
             del known[look.call_sid]
         return known
 
-    async def _note(self, seen: list[Seen], moment: datetime, report: SweepReport) -> None:
+    async def _note(self, seen: list[Seen], moment: datetime, report: SweepReport) -> bool:
+        """Note in the book what was seen, if it can be done now; else the next round does it."""
         if report.archive_away or not seen:
-            return
+            return False
         try:
             await note_seen(self._connections, seen, moment)
         except ArchiveUnavailableError:
             report.archive_away = True
+            return False
+        except TransactionTimeoutError:
+            log.warning("sweep.not_noted", sessions=len(seen), advice="a drain holds one; the next sweep tries again")
+            return False
+        return True
 
     async def _enter_opened(self, report: SweepReport) -> None:
         """Enter calls that recorders opened, also those that ended or vanished before any sweep met them."""
         opened = await self._scan.opened(10_000)
         moment = now()
         seen = [Seen(sid, None, None, moment, None) for sid in opened if is_call_sid(sid)]
-        await self._note(seen, moment, report)
-        if not report.archive_away:
+        if not seen or await self._note(seen, moment, report):
             await self._scan.forget_opened(opened)
 
     async def _find_missing(self, report: SweepReport, began: datetime, limit: int) -> None:
@@ -231,7 +237,7 @@ class Sweeper:
             return
         try:
             unmet = await not_seen_since(self._connections, began, limit)
-        except ArchiveUnavailableError:
+        except (ArchiveUnavailableError, TransactionTimeoutError):
             report.archive_away = True
             return
         if unmet:
