@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,8 +33,9 @@ _SECTIONS: dict[str, Measure] = {
     "growth": growth.measure,
     "lookups": lookups.measure,
 }
-_CALLS, _CALLS_QUICK = 1500, 150
+_CALLS, _CALLS_QUICK = 3000, 150
 _ROUNDS, _ROUNDS_QUICK = 5, 2
+_MESSAGE_ROWS, _MESSAGE_ROWS_QUICK = 1_000_000, 20_000
 _WIDTH = 130
 
 
@@ -44,8 +46,13 @@ _WIDTH = 130
     "--rounds", type=click.IntRange(1), help=f"Rounds of every comparison [{_ROUNDS}; quick: {_ROUNDS_QUICK}]."
 )
 @click.option("--calls", type=click.IntRange(20), help=f"Calls of a round [{_CALLS}; quick: {_CALLS_QUICK}].")
+@click.option(
+    "--message-rows",
+    type=click.IntRange(1),
+    help=f"Rows that growth fills the archive with [{_MESSAGE_ROWS:,}; quick: {_MESSAGE_ROWS_QUICK:,}].",
+)
 @click.option("--size", type=click.Choice([*SIZES, "all"]), help="Size of the calls [all; quick: regular].")
-@click.option("--batch-size", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1, 64), default=2, show_default=True, help="Of one worker.")
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), default="bench-results.json", show_default=True
@@ -57,6 +64,7 @@ def main(
     quick: bool,
     rounds: int | None,
     calls: int | None,
+    message_rows: int | None,
     size: str | None,
     batch_size: int,
     concurrency: int,
@@ -69,6 +77,7 @@ def main(
         quick,
         rounds or (_ROUNDS_QUICK if quick else _ROUNDS),
         calls or (_CALLS_QUICK if quick else _CALLS),
+        message_rows or (_MESSAGE_ROWS_QUICK if quick else _MESSAGE_ROWS),
         tuple(filter(None, sizes)),
         WorkerSettings(batch_size, concurrency),
     )
@@ -104,4 +113,6 @@ def _about(lab: Lab, plan: Plan, started: datetime) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # However it is ended, its servers and workers end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main(prog_name="scripts/bench")

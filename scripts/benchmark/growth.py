@@ -23,6 +23,7 @@ from session_bridge.archive.tables import CHILDREN, SESSIONS
 _SEED_CALLS = 100
 _LOOK_UPS = 200
 _COPIES_AT_ONCE = 5
+_KEYS_OF_CALLS = {"call_sids": "session_id", SESSIONS.name: "id"} | {table.name: "session_id" for table in CHILDREN}
 _LOOK_UP = "SELECT content FROM call_messages WHERE session_id = session_id_of(%s) ORDER BY sequence"
 
 
@@ -38,7 +39,7 @@ class Measured:
 
 def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
     """Throughput and look-ups, before and after the archive has grown."""
-    wanted = plan.pick(20_000, 1_000_000)
+    wanted = plan.message_rows
     rounds, count = 1 if plan.quick else plan.rounds, plan.pick(100, 1000)
     workload = Workload(SIZES["regular"], count)
     steps.expect(3)
@@ -89,47 +90,52 @@ def _measure(lab: Lab, workload: Workload, batch_size: int, rounds: int, *, labe
 def _grow(lab: Lab, workload: Workload, message_rows: int) -> None:
     """Copy a hundred calls within the server, under new ids, until there are so many messages, and clear up."""
     with lab.connect() as connection:
-        seeds = workload.calls("seed", _SEED_CALLS)
-        send(connection, make_ready(seeds, _SEED_CALLS, with_contents=False).batches)
+        calls = workload.calls("seed", _SEED_CALLS)
+        send(connection, make_ready(calls, _SEED_CALLS, with_contents=False).batches)
         connection.execute(
             "CREATE TEMP TABLE seeds AS SELECT session_id FROM call_sids WHERE call_sid = ANY(%s)",
-            [[call.call_sid for call in seeds]],
+            [[call.call_sid for call in calls]],
         )
-        connection.execute("CREATE TEMP TABLE copies (old uuid PRIMARY KEY, new uuid NOT NULL)")
+        connection.execute("CREATE TEMP TABLE copies (old uuid NOT NULL, new uuid NOT NULL, number int NOT NULL)")
+        # Taken out of the tables once: those grow.
+        inserts = {name: _insert_of_seeds(connection, name, key) for name, key in _KEYS_OF_CALLS.items()}
         grown, number = 0, 0
         while grown < message_rows:
             with connection.transaction():
-                for _ in range(_COPIES_AT_ONCE):
-                    number += 1
-                    grown += _copy_seeds(connection, number)
+                connection.execute("TRUNCATE copies")
+                connection.execute(
+                    "INSERT INTO copies SELECT session_id, uuidv7(), number "
+                    "FROM seeds, generate_series(%s::int, %s::int) AS number",
+                    [number, number + _COPIES_AT_ONCE - 1],
+                )
+                for name, insert in inserts.items():
+                    rows = connection.execute(insert).rowcount
+                    if name == "call_messages":
+                        grown += rows
+            number += _COPIES_AT_ONCE
         # As autovacuum leaves it; else it would come in the middle of what is measured.
         connection.execute("VACUUM (ANALYZE)")
 
 
-def _copy_seeds(connection: psycopg.Connection[Any], number: int) -> int:
-    connection.execute("TRUNCATE copies")
-    connection.execute("INSERT INTO copies SELECT session_id, uuidv7() FROM seeds")
-    names: dict[str, sql.Composable] = {"id": sql.SQL("copies.new"), "session_id": sql.SQL("copies.new")}
-    names["call_sid"] = sql.SQL("call_sid || {}").format(sql.Literal(f"-{number}"))
-    messages = 0
-    for table, key in (
-        ("call_sids", "session_id"),
-        (SESSIONS.name, "id"),
-        *((one.name, "session_id") for one in CHILDREN),
-    ):
-        described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier(table))).description
-        columns = [column.name for column in described or ()]
-        rows = connection.execute(
-            sql.SQL("INSERT INTO {0} ({1}) SELECT {2} FROM {0} JOIN copies ON {0}.{3} = copies.old").format(
-                sql.Identifier(table),
-                sql.SQL(", ").join(map(sql.Identifier, columns)),
-                sql.SQL(", ").join(names.get(column) or sql.Identifier(table, column) for column in columns),
-                sql.Identifier(key),
-            )
-        ).rowcount
-        if table == "call_messages":
-            messages = rows
-    return messages
+def _insert_of_seeds(connection: psycopg.Connection[Any], table: str, key: str) -> sql.Composed:
+    """Keep a table's rows of the seeds aside, and return what inserts them for each of the `copies`."""
+    of, seeds = sql.Identifier(table), sql.Identifier(f"seeds_of_{table}")
+    connection.execute(
+        sql.SQL("CREATE TEMP TABLE {} AS SELECT {of}.* FROM {of} JOIN seeds ON {of}.{} = seeds.session_id").format(
+            seeds, sql.Identifier(key), of=of
+        )
+    )
+    described = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(of)).description
+    columns = [column.name for column in described or ()]
+    values: dict[str, sql.Composable] = {key: sql.SQL("copies.new")}
+    values["call_sid"] = sql.SQL("call_sid || '-' || copies.number")
+    return sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {seeds} JOIN copies ON {seeds}.{} = copies.old").format(
+        of,
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(", ").join(values.get(column) or sql.Identifier(column) for column in columns),
+        sql.Identifier(key),
+        seeds=seeds,
+    )
 
 
 def _result(measured: list[Measured]) -> Result:

@@ -16,13 +16,14 @@ from benchmark.team import WorkerSettings
 class Plan:
     """One run of the benchmark.
 
-    `calls` are those of one round, of the regular size; `quick` takes little of everything, to see that all of it
-    works and where the figures lie.
+    `calls` are those of one round, of the regular size, and `message_rows` what growth fills the archive with; `quick`
+    takes little of everything, to see that all of it works and where the figures lie.
     """
 
     quick: bool
     rounds: int
     calls: int
+    message_rows: int
     sizes: tuple[str, ...] = ("regular",)
     settings: WorkerSettings = field(default_factory=WorkerSettings)
 

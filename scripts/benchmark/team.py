@@ -22,7 +22,7 @@ _UNRATED = {"SESSION_BRIDGE_RATES": "false"}
 class WorkerSettings:
     """How each worker works."""
 
-    batch_size: int = 100
+    batch_size: int = 200
     concurrency: int = 2
 
     @property

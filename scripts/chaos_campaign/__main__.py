@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -72,4 +73,6 @@ def main(*, seed: int, short: bool, hostile: int | None, file: Path, **given: in
 
 
 if __name__ == "__main__":
+    # However it is ended, its servers and workers end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main(prog_name="scripts/chaos")
