@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import socket
 import ssl
 import struct
@@ -36,15 +37,25 @@ pytest_plugins = ("deployments",)
 CHECKOUT = Path(__file__).resolve().parent.parent
 VALKEY_DATABASES = 16  # Valkey's default
 TEMPLATE = "template_of_tests"
+MEMORY, ROOM_FOR_SERVERS = "/dev/shm", 4 << 30  # Linux has it nearly everywhere, in containers often a small one
 
 postgres_numbers = itertools.count(1)
 valkey_numbers = itertools.cycle(range(VALKEY_DATABASES))
 
 
+def folder_in_memory() -> str | None:
+    """Where files are in memory, if there is room for the servers: a database for each test is sooner made there."""
+    try:
+        has_room = shutil.disk_usage(MEMORY).free > ROOM_FOR_SERVERS
+    except OSError:
+        return None
+    return MEMORY if has_room and os.access(MEMORY, os.W_OK | os.X_OK) else None
+
+
 @pytest.fixture(scope="session")
 def servers_folder() -> Iterator[Path]:
     """A folder that other users may enter: as root, PostgreSQL runs as one of them."""
-    with tempfile.TemporaryDirectory(prefix="session-bridge-tests-") as name:
+    with tempfile.TemporaryDirectory(prefix="session-bridge-tests-", dir=folder_in_memory()) as name:
         folder = Path(name)
         folder.chmod(0o711)
         yield folder

@@ -186,8 +186,9 @@ async def test_a_redis_that_cannot_serve_is_waited_for(
     refusing.end(word)
 
     call.record_message("user", "after")
-    while not await call.flush(5):  # noqa: ASYNC110  # what it waits for may take several tries
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while not await call.flush(5):  # noqa: ASYNC110  # what it waits for may take several tries
+            await asyncio.sleep(0.1)
     assert await call.end()
     await asyncio.to_thread(deployment.until_archived, "CA1")
     assert deployment.said("CA1") == ["before", "meanwhile", "after"]
