@@ -183,13 +183,16 @@ class Hold:
 
 
 class Proxy:
-    """A TCP proxy to a server on this machine, which can hold back, stall, cut and refuse."""
+    """A TCP proxy to a server on this machine, which can hold back, stall, cut and refuse.
+
+    `refused` is how many connections it refused.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._holds: list[Hold] = []
         self._refusing = self._stalled = self._closed = False
-        self._cuts = 0
+        self._cuts = self.refused = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -240,6 +243,7 @@ class Proxy:
         with client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._refusing:
+                self.refused += 1
                 return
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import Any, Self, TypeAlias, cast
@@ -32,7 +32,9 @@ SHORT_WAIT = b"SET LOCAL lock_timeout = '500ms'"
 """For a transaction that had rather fail, with LockedError, than wait for what another one has locked."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
-_POOL_SECONDS = 10.0
+# The pool is asked in so many tries of so many seconds.
+_TRIES, _TRY_SECONDS = 10, 1.0
+_POOL_SECONDS = _TRIES * _TRY_SECONDS
 # The third time a statement comes on a connection it is prepared. The driver forgets what is prepared at a rollback, so
 # that a statement which fails because its table was changed is prepared anew.
 _PREPARED_FROM = 2
@@ -66,14 +68,15 @@ class ArchiveConnections:
         self._schema = schema
         self._pool = AsyncConnectionPool[Connection](
             make_conninfo(database_url, **options),
+            connection_class=_Connecting,
             min_size=0,
             max_size=size,
             open=False,
-            timeout=_POOL_SECONDS,
             reconnect_timeout=0,
             configure=_prepare_if_direct,
-            kwargs={"autocommit": True, "prepare_threshold": None},
+            kwargs={"autocommit": True, "prepare_threshold": None, "tell": self._note_refusal},
         )
+        self._refusal = ""
         self._begin: bytes | None = None
         self._identity: str | None = None
 
@@ -95,7 +98,7 @@ class ArchiveConnections:
     async def require_current(self) -> None:
         """Raise SchemaError if the archive's tables are not those of this version."""
         with archive_errors():
-            async with self._pool.connection() as connection:
+            async with self._connection() as connection:
                 await require_current(connection, self._schema)
 
     async def identity(self) -> str:
@@ -110,7 +113,7 @@ class ArchiveConnections:
     async def plain(self) -> AsyncIterator[Connection]:
         """A connection of the pool, in no transaction and in no schema."""
         with archive_errors():
-            async with self._pool.connection() as connection:
+            async with self._connection() as connection:
                 yield connection
 
     async def ask(self, name: str, **parameters: object) -> list[tuple[Any, ...]]:
@@ -120,7 +123,7 @@ class ArchiveConnections:
         """
         query = _with_schema(name, self._schema)
         with archive_errors():
-            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
+            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._connection() as connection:
                 # Not prepared: with no rollback to follow, the driver would keep a plan that no longer fits its table.
                 return await (await connection.execute(query, parameters, prepare=False)).fetchall()
 
@@ -131,7 +134,7 @@ class ArchiveConnections:
         Raises DataRefusedError, TransactionTimeoutError or ArchiveUnavailableError in place of the driver's errors.
         """
         with archive_errors():
-            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._pool.connection() as connection:
+            async with asyncio.timeout(self._seconds * 1.5 + _POOL_SECONDS), self._connection() as connection:
                 # Before the server's own clock begins: an error that is its time limit comes no sooner than that.
                 began = asyncio.get_running_loop().time()
                 await connection.execute(self._begin or self._begin_statement(connection))
@@ -147,6 +150,25 @@ class ArchiveConnections:
                         raise _out_of_time(_first_line(error)) from error
                     raise
                 await connection.execute(b"COMMIT", prepare=False)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, made if need be; PoolTimeout tells what the server said if it lets nobody in."""
+        connection = await self._take()
+        try:
+            yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _take(self) -> Connection:
+        for _ in range(_TRIES):
+            # A pool that cannot connect tells nobody who waits for it, and tries again only when it is asked again.
+            with contextlib.suppress(PoolTimeout):
+                return await self._pool.getconn(_TRY_SECONDS)
+        raise PoolTimeout(self._refusal or f"no connection was free for {_POOL_SECONDS:g} s")
+
+    def _note_refusal(self, why: str) -> None:
+        self._refusal = why
 
     def _begin_statement(self, connection: Connection) -> bytes:
         """`BEGIN` with this archive's schema and limits: one round trip, and nothing a PgBouncer would mix up."""
@@ -172,6 +194,20 @@ class ArchiveConnections:
         )
         self._begin = statement.as_bytes(connection)
         return self._begin
+
+
+class _Connecting(AsyncConnection[tuple[Any, ...]]):
+    """A connection that tells why it could not be made, or "" once it is: its pool keeps that to itself."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", *, tell: Callable[[str], None], **kwargs: Any) -> Self:  # type: ignore[override]  # noqa: ANN401  # as the driver has it
+        try:
+            connection = await super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            tell(_first_line(error))
+            raise
+        tell("")
+        return connection
 
 
 @cache
