@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -58,6 +59,19 @@ def until(happened: Callable[[], Any], what: str = "", seconds: float = PATIENCE
         assert time.monotonic() < deadline, what or "it did not happen"
         time.sleep(0.01)
     return value
+
+
+async def eventually(happened: Callable[[], Any], what: str = "") -> Any:
+    """`until` in an event loop, which goes on meanwhile; `happened` may be asynchronous."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        value = happened()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, what or "it did not happen"
+        await asyncio.sleep(0.01)
 
 
 class Worker:

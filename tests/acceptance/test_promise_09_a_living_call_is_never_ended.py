@@ -40,7 +40,7 @@ def message(content: str) -> str:
     return json.dumps({"role": "user", "content": content, "timestamp": time.time()})
 
 
-def test_a_call_with_heartbeats_lives_on(deployment: Any, call_fields: Any) -> None:
+def test_a_call_with_heartbeats_lives_on(deployment: Any, call_fields: Any, until: Any) -> None:
     worker = deployment.worker(**SWEEPING, IDLE_SECONDS=1, ABANDON_SECONDS=4, CHECKPOINT_SECONDS=1)
     deployment.write("CA1", alive(call_fields, "CA1"))
     for _ in range(40):
@@ -49,7 +49,7 @@ def test_a_call_with_heartbeats_lives_on(deployment: Any, call_fields: Any) -> N
         assert deployment.asked("CA1") is None, "somebody asked for its end"
         assert deployment.redis.exists("session:CA1")
     # It is long enough to be written down meanwhile, as a call that goes on.
-    assert deployment.state("CA1") == "checkpointed"
+    until(lambda: deployment.state("CA1") == "checkpointed", "it was not checkpointed")
     row = deployment.call("CA1")
     assert (row["status"], row["ended_at"], row["end_reason"]) == ("in_progress", None, None)
     worker.stop()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from deployments import eventually
 from session_bridge.archive.budgets import set_budget
 from session_bridge.contract.keys import Keys
 from session_bridge.contract.rates import Rate, RateBook
@@ -31,18 +32,6 @@ RATES = RateBook(
         Rate("telephony", "twilio", "outbound", "minute", Decimal("1.3"), datetime(2025, 1, 1, tzinfo=UTC)),
     ]
 )
-
-
-async def until(happened: Callable[[], Any], what: str = "") -> Any:
-    """Wait until `happened` says so, which may be asynchronous."""
-    async with asyncio.timeout(20):
-        while True:
-            found = happened()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -73,13 +62,13 @@ async def test_a_call_is_watched_from_its_first_word_to_its_archive(bridge: Any,
     told: list[BudgetNotice] = []
     call = recorder("CA1", redis_url, told)
     call.record_metric("llm_prompt_tokens", 700_000, **TOKENS)
-    await until(lambda: call.spent_cents == 7)
+    await eventually(lambda: call.spent_cents == 7)
     assert told == []
     call.record_metric("llm_completion_tokens", 100_000, **TOKENS)
-    await until(lambda: kinds(told) == [("warning", "call")])
+    await eventually(lambda: kinds(told) == [("warning", "call")])
     assert not told[0].cutoff
     call.record_cost("tts", amount_cents=4.25)
-    await until(lambda: len(told) == 2)
+    await eventually(lambda: len(told) == 2)
     assert told[1] == BudgetNotice("cap", "call", "CA1", Decimal("12.25"), Decimal(10), "USD", cutoff=True)
     live = await user_spend(bridge.redis, "ada", keys=bridge.bridge.keys)
     assert live.calls == {"CA1": Decimal("12.25")}
@@ -122,10 +111,10 @@ async def test_time_costs_too_while_nobody_says_a_word(redis_url: str) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         call = recorder("CA1", redis_url, told, provider="twilio", direction="outbound", answered_at=began)
         call.heartbeat()
-        await until(lambda: kinds(told) == [("warning", "call")])
+        await eventually(lambda: kinds(told) == [("warning", "call")])
         assert told[0].spent_cents >= Decimal("9.1")
         await client.hset("session:CA1", "answered_at", (began - timedelta(minutes=1)).isoformat())
-        await until(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
+        await eventually(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
     await call.end()
 
 
@@ -135,8 +124,8 @@ async def test_two_recorders_of_one_call_add_up_and_say_it_once(redis_url: str) 
     calls = [recorder("CA1", redis_url, told) for _ in range(3)]
     for call in calls:
         call.record_metric("llm_prompt_tokens", 400_000, **TOKENS)
-    await until(lambda: all(call.spent_cents == 12 for call in calls))
-    await until(lambda: len(told) == 2)
+    await eventually(lambda: all(call.spent_cents == 12 for call in calls))
+    await eventually(lambda: len(told) == 2)
     assert sorted(kinds(told)) == [("cap", "call"), ("warning", "call")]
     for call in calls:
         await call.end()
@@ -197,7 +186,7 @@ async def test_a_months_threshold_is_said_once_over_many_processes_and_its_cap_o
                 names = [name async for name in client.scan_iter("session-bridge:spend:*")]
                 return len(names) == 12 and all([await client.hexists(name, "cap") for name in names])
 
-        await until(all_told)
+        await eventually(all_told)
         speak()
         said = [json.loads(await asyncio.to_thread(listen, process)) for process in processes]
     finally:
@@ -216,7 +205,7 @@ async def test_what_was_given_comes_before_what_is_published(redis_url: str) -> 
     call = recorder("CA1", redis_url, told, budget=Budget(call_cap_cents=Decimal(1), currency="EUR"))
     call.record_cost("llm", amount_cents=50)
     call.record_cost("llm", amount_cents=1.5, currency="EUR")
-    await until(lambda: len(told) == 2)
+    await eventually(lambda: len(told) == 2)
     assert {(notice.currency, notice.spent_cents, notice.cutoff) for notice in told} == {("EUR", Decimal("1.5"), False)}
     await call.end()
 
@@ -226,9 +215,9 @@ async def test_a_changed_budget_is_followed_in_the_middle_of_a_call(redis_url: s
     told: list[BudgetNotice] = []
     call = recorder("CA1", redis_url, told)
     call.record_cost("llm", amount_cents=5)
-    await until(lambda: call.spent_cents == 5)
+    await eventually(lambda: call.spent_cents == 5)
     await publish(redis_url, Budget(call_cap_cents=Decimal(5)), version=2)
-    await until(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
+    await eventually(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
     await call.end()
 
 
@@ -240,9 +229,9 @@ async def test_a_callback_that_raises_disturbs_nobody(redis_url: str, caplog: py
 
     call = recorder("CA1", redis_url, [], on_budget=fail)
     call.record_cost("llm", amount_cents=50)
-    await until(lambda: len(caplog.records) == 2)
+    await eventually(lambda: len(caplog.records) == 2)
     call.record_cost("llm", amount_cents=1)
-    await until(lambda: call.spent_cents == 51)
+    await eventually(lambda: call.spent_cents == 51)
     assert await call.end()
     assert "RuntimeError" in caplog.text
     assert "5550100" not in caplog.text
@@ -255,19 +244,19 @@ async def test_while_redis_is_away_a_recorder_says_what_it_knows_and_nobody_says
     told: list[BudgetNotice] = []
     call = recorder("CA1", redis_server.url, told)
     call.record_cost("llm", amount_cents=1)
-    await until(lambda: call.spent_cents == 1)
+    await eventually(lambda: call.spent_cents == 1)
     redis_server.stop()
     call.record_cost("llm", amount_cents=20)
-    await until(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
+    await eventually(lambda: kinds(told) == [("warning", "call"), ("cap", "call")])
     assert told[1].cutoff
     redis_server.start()
     async with redis.asyncio.Redis.from_url(redis_server.url) as client:
         claimed: Callable[[], Awaitable[Any]] = lambda: client.hexists(Keys().spend("CA1"), "cap")  # noqa: E731
-        await until(claimed)
+        await eventually(claimed)
     others: list[BudgetNotice] = []
     other = recorder("CA1", redis_server.url, others)
     other.record_cost("llm", amount_cents=1)
-    await until(lambda: other.spent_cents == 22)
+    await eventually(lambda: other.spent_cents == 22)
     assert await other.flush(10)
     await call.end()
     await other.end()
@@ -277,14 +266,14 @@ async def test_while_redis_is_away_a_recorder_says_what_it_knows_and_nobody_says
 async def one_look(redis_url: str) -> None:
     call = recorder("CA1", redis_url, [])
     call.record_cost("llm", amount_cents=1)
-    await until(lambda: call.spent_cents == 1)
+    await eventually(lambda: call.spent_cents == 1)
 
 
 async def test_a_recorder_that_is_let_go_of_watches_no_longer(redis_url: str) -> None:
     await publish(redis_url)
     await one_look(redis_url)
     gc.collect()
-    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "session-bridge budget"])
+    await eventually(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "session-bridge budget"])
 
 
 async def test_a_recorder_without_a_budget_asks_nothing_of_redis(redis_url: str) -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110, ASYNC240  # these tests wait for what other processes do, and read what they left
+# ruff: noqa: ASYNC240  # these tests wait for what other processes do, and read what they left
 from __future__ import annotations
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deployments import eventually
 from session_bridge.recorder import CallRecorder
 
 MakeCall = Callable[..., CallRecorder]
@@ -37,12 +38,6 @@ async def make_call(redis_server: Any, spool: Path) -> AsyncIterator[MakeCall]:
 def spooled(spool: Path) -> list[dict[str, str]]:
     """What waits on disk, in the order in which it will be replayed."""
     return [json.loads(line) for path in sorted(spool.rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
-
-
-async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not happened():
-            await asyncio.sleep(0.01)
 
 
 async def turns(client: Any, sid: str = "CA1") -> list[int]:
@@ -103,8 +98,8 @@ async def test_past_its_bound_the_oldest_goes_to_disk_and_comes_back_in_order(
     for start in range(0, 1000, 50):
         say(call, range(start, start + 50))
         call.set(conversation_stage=start)
-        await until(lambda: len(call._flusher._backlog.entries) <= 100)
-    await until(lambda: len(spooled(spool)) > 800)
+        await eventually(lambda: len(call._flusher._backlog.entries) <= 100)
+    await eventually(lambda: len(spooled(spool)) > 800)
     on_disk = [json.loads(line["value"])["turn_number"] for line in spooled(spool) if line["kind"] == "event"]
     assert on_disk == list(range(len(on_disk)))
     assert oct(next(spool.iterdir()).stat().st_mode)[-3:] == "700"
@@ -113,7 +108,7 @@ async def test_past_its_bound_the_oldest_goes_to_disk_and_comes_back_in_order(
     assert await call.flush(10)
     assert await turns(redis_client) == list(range(1000))
     assert await redis_client.hget("session:CA1", "conversation_stage") == "950"
-    await until(lambda: not list(spool.rglob("*.jsonl")))
+    await eventually(lambda: not list(spool.rglob("*.jsonl")))
 
 
 async def test_the_exit_is_bounded_and_what_it_asks_for_is_done_later(
@@ -136,7 +131,7 @@ async def test_the_exit_is_bounded_and_what_it_asks_for_is_done_later(
     assert await redis_client.hget("session:CA1", "status") == "completed"
     assert await redis_client.zcard("session-bridge:ready") == 2
     assert await redis_client.ttl("session:CA1") == -1
-    await until(lambda: not list(spool.rglob("*.jsonl")))
+    await eventually(lambda: not list(spool.rglob("*.jsonl")))
 
 
 async def test_a_redis_that_accepts_and_never_answers_counts_as_away(spool: Path) -> None:
@@ -222,7 +217,7 @@ async def test_without_a_disk_the_newest_is_kept_and_the_loss_is_said(
     for start in range(0, 1000, 50):
         say(call, range(start, start + 50))
         await asyncio.sleep(0.01)
-    await until(lambda: len(call._flusher._backlog.entries) <= 100)
+    await eventually(lambda: len(call._flusher._backlog.entries) <= 100)
     assert "the spool cannot be written" in caplog.text
     redis_server.start()
     assert await call.flush(10) is False  # truly: not everything has been acknowledged
@@ -242,8 +237,11 @@ async def test_heartbeats_come_back_after_an_outage_in_silence(
     await asyncio.sleep(0.5)
     redis_server.start()
     back = await redis_client.hget("session:CA1", "last_activity_at")
-    await asyncio.sleep(2.5)
-    assert await redis_client.hget("session:CA1", "last_activity_at") > back
+
+    async def said_more() -> bool:
+        return bool(await redis_client.hget("session:CA1", "last_activity_at") > back)
+
+    await eventually(said_more)
     assert await call.flush(5)
 
 

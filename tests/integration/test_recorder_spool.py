@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments import eventually
 from session_bridge.recorder import CallRecorder
 
 DEAD = "redis://127.0.0.1:1/0"
@@ -46,12 +46,6 @@ def start(url: str, spool: Path, ending: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", RECORD, url, spool, ending], stdout=subprocess.PIPE, text=True)
 
 
-async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not happened():
-            await asyncio.sleep(0.01)
-
-
 async def turns(client: Any, sid: str = "CA1") -> list[int]:
     stored: dict[str, str] = await client.hgetall(f"session:{sid}")
     return sorted(json.loads(value)["turn_number"] for name, value in stored.items() if name.startswith("message:"))
@@ -61,7 +55,7 @@ async def replay(redis_server: Any, spool: Path) -> None:
     """Be the next process that records something: it finds what the dead one left."""
     async with CallRecorder("next", redis=redis_server.url, spool_dir=spool) as call:
         call.record_message("user", "hi")
-        await until(lambda: not list(spool.rglob("*.jsonl")))
+        await eventually(lambda: not list(spool.rglob("*.jsonl")))
 
 
 def leave(redis_server: Any, spool: Path, ending: str) -> None:
