@@ -45,7 +45,15 @@ async def require_usable(redis: Redis, where: str) -> None:
             raise UnsupportedServerError(
                 f"Redis at {where} refused us: {said}; put user and password in its address"
             ) from error
-        raise RedisUnavailableError(f"Redis at {where} does not answer: start it or correct its address") from error
+        why = str(error.__cause__ or error).splitlines()[0]
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            raise UnsupportedServerError(
+                f"Redis at {where} shows a certificate that nobody here vouches for ({why}); name the file of its "
+                "authority in the address: ?ssl_ca_certs=/path/to/ca.pem"
+            ) from error
+        raise RedisUnavailableError(
+            f"Redis at {where} does not answer ({why}): start it or correct its address"
+        ) from error
     except RedisError as error:
         raise UnsupportedServerError(f"Redis at {where} cannot be used: {str(error).splitlines()[0]}") from error
     if info.get("cluster_enabled"):

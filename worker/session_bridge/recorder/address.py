@@ -7,12 +7,14 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 
 _SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 _SENTINEL_PORT = 26379
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
+# Where the files of a TLS client are, in redis-py's own words; the same for sentinels and master.
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _FORM = "write redis+sentinel://[user:password@]host:port,host:port/service[/db][?sentinel_password=…]"
 
 
@@ -57,10 +59,6 @@ def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> Connection
     hosts, service, of_sentinels, of_master = _parts(url)
     shared = {name: value for name, value in options.items() if name.startswith("socket_")}
     manager = Sentinel(hosts, sentinel_kwargs={**shared, **of_sentinels})
-    if _SCHEMES[urlsplit(url).scheme]:
-        of_master["connection_class"] = SentinelManagedSSLConnection
-        for sentinel in manager.sentinels:
-            sentinel.connection_pool.connection_class = SSLConnection
     return _Pool(service, manager, **options, **of_master)  # type: ignore[no-untyped-call]  # redis-py's own
 
 
@@ -79,8 +77,16 @@ def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[s
         raise ValueError(f"the name of the service is missing, or its database is no number; {_FORM}")
     user, _, password = credentials.partition(":")
     asked = dict(parse_qsl(split.query))
-    of_sentinels = {name: asked.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    of_sentinels: dict[str, Any] = {name: asked.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    of_master: dict[str, Any] = {
+        "db": int(db or 0),
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+    }
+    if _SCHEMES[split.scheme]:
+        files = {name: asked.pop(name) for name in _TLS_FILES if name in asked}
+        of_sentinels |= {"ssl": True, **files}
+        of_master |= {"connection_class": SentinelManagedSSLConnection, **files}
     if asked:
         raise ValueError(f"nobody knows the option {min(asked)}; {_FORM}")
-    of_master = {"db": int(db or 0), "username": unquote(user) or None, "password": unquote(password) or None}
     return hosts, service, of_sentinels, of_master
