@@ -69,6 +69,6 @@ def configure(
         cache_logger_on_first_use=False,
     )
     # What libraries say of themselves is of use only where it warns.
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=max(number, logging.WARNING))
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=max(number, logging.WARNING), force=True)
     # What the driver would say of a server that is away we say ourselves, without the server's words about the data.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)

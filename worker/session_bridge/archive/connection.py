@@ -74,9 +74,10 @@ class ArchiveConnections:
             open=False,
             reconnect_timeout=0,
             configure=_prepare_if_direct,
-            kwargs={"autocommit": True, "prepare_threshold": None, "tell": self._note_refusal},
+            kwargs={"autocommit": True, "prepare_threshold": None, "tell": self._note},
         )
         self._refusal = ""
+        self._reached = False
         self._begin: bytes | None = None
         self._identity: str | None = None
 
@@ -165,10 +166,14 @@ class ArchiveConnections:
             # A pool that cannot connect tells nobody who waits for it, and tries again only when it is asked again.
             with contextlib.suppress(PoolTimeout):
                 return await self._pool.getconn(_TRY_SECONDS)
+            if self._refusal and not self._reached:
+                # What was never there is not waited for: most likely its address is wrong.
+                break
         raise PoolTimeout(self._refusal or f"no connection was free for {_POOL_SECONDS:g} s")
 
-    def _note_refusal(self, why: str) -> None:
-        self._refusal = why
+    def _note(self, refusal: str) -> None:
+        self._refusal = refusal
+        self._reached |= not refusal
 
     def _begin_statement(self, connection: Connection) -> bytes:
         """`BEGIN` with this archive's schema and limits: one round trip, and nothing a PgBouncer would mix up."""
