@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from session_bridge.live.snapshot import Queue, Release, Snapshot
+from deployments import eventually
+from session_bridge.live.snapshot import Claim, Queue, Release, Snapshot
 
 
 @pytest.mark.parametrize("own", ["short", "x" * (2 << 20)], ids=["whole", "field by field"])
@@ -43,3 +44,22 @@ async def test_a_backlog_is_shared_out_in_ever_smaller_batches(bridge: Any) -> N
         "never more than was asked for, nor half of what is due unless that is little"
     )
     assert taken == [f"CA{number}" for number in range(300)], "those that wait longest come first, and none is left out"
+
+
+async def test_the_first_batches_of_a_backlog_are_small(bridge_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = (await bridge_with(batch_size=64, concurrency=6)).bridge
+    sizes, go_on = [], asyncio.Event()
+
+    async def held(claims: list[Claim]) -> None:
+        sizes.append(len(claims))
+        await go_on.wait()
+
+    monkeypatch.setattr(opened.drainer, "drain", held)
+    await opened.redis.zadd(opened.keys.ready, {f"CA{number}": number for number in range(1000)})
+    running = asyncio.create_task(opened.loop.run())
+    await eventually(lambda: len(sizes) == 7)
+    assert sizes == [4, 8, 16, 32, 64, 64, 64], "twice as many each time, and never more than a batch may have"
+    opened.loop.stop()
+    go_on.set()
+    await running
+    await opened.loop.finish(5)

@@ -62,6 +62,7 @@ class DrainLoop:
     _batches: set[asyncio.Task[None]] = field(default_factory=set)
     _pause: float = 0
     _looks: int = 0
+    _size: int = 0
 
     async def run(self) -> None:
         """Work until `stop`. Servers that are away are waited for; only a bug ends this otherwise."""
@@ -108,10 +109,8 @@ class DrainLoop:
             return
         if self._pause:
             await self._wait(self._pause)
-        # With nothing under way a small batch is sooner being written, and the next one is understood meanwhile.
-        most = self.batch_size if self._batches else -(-self.batch_size // _FIRST_PART)
         try:
-            claims = await self._claim(most)
+            claims = await self._claim(self._next_size())
         except RedisUnavailableError as error:
             self._in_trouble(error)
             return
@@ -127,6 +126,15 @@ class DrainLoop:
         elif not self.ready:
             await self._try_archive()
         await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
+
+    def _next_size(self) -> int:
+        """How many calls the next batch may have.
+
+        With nothing under way PostgreSQL waits for the first: a small one is there soon, and each that is understood
+        while others are written is twice as large as the one before.
+        """
+        self._size = min(self.batch_size, 2 * self._size) if self._batches else -(-self.batch_size // _FIRST_PART)
+        return self._size
 
     async def _claim(self, most: int) -> Claims:
         self._looks += 1
