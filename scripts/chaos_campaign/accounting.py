@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from session_bridge.archive.tables import CHILDREN, EVENT_TABLES, RAG_CHUNKS, UNKNOWN_EVENTS
-from session_bridge.contract.fields import DEFAULT_IGNORE_FIELDS, DOCUMENTS, TRANSCRIPT_HISTORY, Family
+from session_bridge.contract.fields import DEFAULT_IGNORE_FIELDS, DOCUMENTS, EVENT_FIELD, TRANSCRIPT_HISTORY, Family
 from session_bridge.contract.models import CHUNK_KNOWN, MODELS
 from session_bridge.contract.times import parse_time
 
@@ -174,7 +174,7 @@ def _leaves_of(name: bytes, raw: bytes) -> Iterator[tuple[str, bool]]:
     """Every text, number and name in a value, as it is written there; with whether it is a number."""
     text = name.decode("utf-8", "replace")
     family, colon, _ = text.partition(":")
-    if colon or text in DOCUMENTS:
+    if EVENT_FIELD.fullmatch(text) or text in DOCUMENTS:
         try:
             parsed = json.loads(
                 raw,

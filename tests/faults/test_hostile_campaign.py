@@ -40,6 +40,7 @@ LOST = {
     b"message:1": b'{"role": "user", "content": "here", "content": "nowhere"}',
     b"message:2": b'{"role": "user", "content": "cut sho"}',
     b"own": b"nowhere at all",
+    b":": b'{"here": 1}',
     b"dtmf:1": b'{"nowhere": 1}',
     b"metric:1": b'{"metric_type": "m", "value": 1234567}',
 }
@@ -56,3 +57,10 @@ def test_what_is_nowhere_is_seen(field: bytes) -> None:
     }
     assert list(unaccounted({field: LOST[field]}, Kept(rows)))
     assert not list(unaccounted({field: LOST[field]}, Kept(rows, {field: [LOST[field]]})))
+
+
+def test_what_only_looks_like_an_event_is_looked_for_as_the_text_it_is() -> None:
+    text = '{"\\u0000": 1}'
+    kept = Kept({"call_sessions": [{"extra": {":": text}}]})
+    assert not list(unaccounted({b":": text.encode()}, kept))
+    assert list(unaccounted({b":": text.encode() + b" "}, Kept({"call_sessions": [{"extra": {":": "{}"}}]})))

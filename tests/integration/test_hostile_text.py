@@ -166,6 +166,14 @@ async def test_field_names_that_are_no_text_are_rejects_whole(bridge: Any) -> No
     assert call["completeness"] == "partial"
 
 
+async def test_what_is_named_almost_like_an_event_is_a_text_to_the_byte(bridge: Any) -> None:
+    fields = dict.fromkeys((":", "a:", ":1", "Dtmf:1", "dtmf:1:2"), '{"\\u0000" :\t[[1]], "a": 1, "a": 2}')
+    await bridge.ask("CA1", fields)
+    await bridge.drain()
+    assert (await bridge.call("CA1"))["extra"] == fields
+    assert await bridge.rejects("CA1") == {}
+
+
 async def test_a_replacement_character_that_was_said_is_no_damage(bridge: Any) -> None:
     said = "\ufffd is what I see"
     await bridge.ask(
