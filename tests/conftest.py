@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -300,6 +301,19 @@ def proxy_to() -> Iterator[Callable[[str], tuple[Proxy, str]]]:
     yield start
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine, which signs itself; its key is in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("nothing here makes certificates")
+    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
+    subprocess.run(make, check=True, capture_output=True)
+    file.write_bytes(file.read_bytes() + key.read_bytes())
+    return file
 
 
 # -- a provider's API -------------------------------------------------------------------------------------------------

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +13,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from session_bridge.recorder import CallRecorder
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="nothing here makes certificates")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for this machine, which signs itself; its key is in the same file."""
-    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
-    subprocess.run(make, check=True, capture_output=True)
-    file.write_bytes(file.read_bytes() + key.read_bytes())
-    return file
 
 
 async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias, cast
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from session_bridge.archive.migrations import require_current
 from session_bridge.archive.sql import QUERIES
@@ -252,7 +252,7 @@ def archive_errors() -> Iterator[None]:
         raise _ours(error) from error
     except UnicodeEncodeError as error:
         raise DataRefusedError("a text cannot be encoded in UTF-8") from error
-    except (PoolTimeout, PoolClosed, TimeoutError, OSError) as error:
+    except OSError as error:
         raise ArchiveUnavailableError(
             f"PostgreSQL does not answer ({_first_line(error)}); check DATABASE_URL and the server"
         ) from error
@@ -262,8 +262,8 @@ def _ours(error: psycopg.Error) -> BridgeError:
     """Which of our errors this is.
 
     Classes 22, 23 and 54 of SQLSTATE are the data's, but for a partition that a row does not fit: that one is made
-    anew by trying again. 57014, 25P03, 25P04 and 55P03 are our own time limits, the last of them
-    that for a lock. All the rest is the server's.
+    anew by trying again. 57014, 25P03, 25P04 and, for a lock, 55P03 are our own time limits. All the rest is the
+    server's.
     (https://www.postgresql.org/docs/current/errcodes-appendix.html)
     """
     state, message = error.sqlstate, _first_line(error)

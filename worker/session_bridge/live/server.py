@@ -9,7 +9,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from session_bridge.contract.keys import Keys
 from session_bridge.errors import RedisUnavailableError, SettingsError, UnsupportedServerError, WrongArchiveError
-from session_bridge.live.sessions import redis_errors
+from session_bridge.live.sessions import first_line, redis_errors
 from session_bridge.recorder.address import client_of
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
@@ -37,15 +37,14 @@ async def require_usable(redis: Redis, where: str) -> None:
             info = cast("dict[str, object]", await redis.info("cluster"))
     except ResponseError as error:
         raise UnsupportedServerError(
-            f"Redis at {where} refused us: {str(error).splitlines()[0]}; check user, password and ACL in its address"
+            f"Redis at {where} refused us: {first_line(error)}; check user, password and ACL in its address"
         ) from error
     except RedisUnavailableError as error:
         if isinstance(error.__cause__, AuthenticationError):
-            said = str(error.__cause__).splitlines()[0]
             raise UnsupportedServerError(
-                f"Redis at {where} refused us: {said}; put user and password in its address"
+                f"Redis at {where} refused us: {first_line(error.__cause__)}; put user and password in its address"
             ) from error
-        why = str(error.__cause__ or error).splitlines()[0]
+        why = first_line(error.__cause__ or error)
         if "CERTIFICATE_VERIFY_FAILED" in why:
             raise UnsupportedServerError(
                 f"Redis at {where} shows a certificate that nobody here vouches for ({why}); name the file of its "
@@ -55,7 +54,7 @@ async def require_usable(redis: Redis, where: str) -> None:
             f"Redis at {where} does not answer ({why}): start it or correct its address"
         ) from error
     except RedisError as error:
-        raise UnsupportedServerError(f"Redis at {where} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UnsupportedServerError(f"Redis at {where} cannot be used: {first_line(error)}") from error
     if info.get("cluster_enabled"):
         raise UnsupportedServerError(
             f"Redis at {where} is a cluster: a session and the ready set would lie on different nodes, and a release "

@@ -42,11 +42,11 @@ async def redis_errors() -> AsyncIterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError, OSError, asyncio.IncompleteReadError) as error:
         raise RedisUnavailableError(
-            f"Redis does not answer ({_first_line(error)}); check REDIS_URL and the server, the worker goes on trying"
+            f"Redis does not answer ({first_line(error)}); check REDIS_URL and the server, the worker goes on trying"
         ) from error
     except ResponseError as error:
         if is_away(error):
-            raise RedisUnavailableError(f"Redis cannot serve now: {_first_line(error)}") from error
+            raise RedisUnavailableError(f"Redis cannot serve now: {first_line(error)}") from error
         raise
 
 
@@ -351,5 +351,6 @@ def _word(reply: Reply | RedisError) -> str:
     return cast("bytes", reply).decode()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, or at least what it is."""
     return (str(error) or type(error).__name__).splitlines()[0]
