@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from session_bridge.contract.event import NOT_PLAIN, Event
-from session_bridge.contract.fields import Family
 from session_bridge.contract.models import MODELS
 from session_bridge.drain import understand
 from session_bridge.drain.understand import Understanding
@@ -45,38 +44,54 @@ def refuse(*_: object) -> None:
     raise ValueError("not this way")
 
 
-def told(family: str, raw: bytes) -> Any:
-    call = Understanding().call("CA1", {f"{family}:1".encode(): raw}, {})
-    rejects = [(reject.field, reject.raw, reject.reason) for reject in call.rejects]
-    kept = []
-    for event in call.of(Family(family)):
-        data = msgspec.structs.asdict(event)
-        for name in MODELS[family].json_columns:
-            data[name] = data[name] and json.loads(data[name])
-        if "chunks" in data:
-            data["chunks"] = [msgspec.structs.asdict(part) for part in data["chunks"] or []]
-        kept.append(data)
+def told(fields: dict[bytes, bytes]) -> Any:
+    call = Understanding().call("CA1", fields, {})
+    rejects = sorted((reject.field, reject.raw, reject.reason) for reject in call.rejects)
+    kept: dict[str, list[Any]] = {}
+    for family in call.events:
+        for event in call.of(family):
+            data = msgspec.structs.asdict(event)
+            for name in MODELS[family].json_columns:
+                data[name] = data[name] and json.loads(data[name])
+            if "chunks" in data:
+                data["chunks"] = [msgspec.structs.asdict(part) for part in data["chunks"] or []]
+            kept.setdefault(family, []).append(data)
     return kept, rejects, call.doubtful
+
+
+def told_slowly(fields: dict[bytes, bytes]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(understand, "read_plain", refuse)
+        return told(fields)
 
 
 @pytest.mark.parametrize("family", [*MODELS])
 @given(event=events)
 def test_what_is_read_quickly_is_read_as_the_models_read_it(family: str, event: dict[str, Any]) -> None:
-    raw = json.dumps(event).encode()
-    quick = told(family, raw)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(understand, "read_plain", refuse)
-        assert quick == told(family, raw)
+    fields = {f"{family}:1".encode(): json.dumps(event).encode()}
+    assert told(fields) == told_slowly(fields)
 
 
-@pytest.mark.parametrize("family", ["message", "metric", "rag"])
+EVERYDAY: dict[str, dict[str, Any]] = {
+    "message": {"role": "user", "content": "hello", "timestamp": "2026-11-21T10:00:00+00:00", "start_ms": 12},
+    "metric": {"metric_type": "llm_ttfb", "value": 320, "unit": "ms", "turn_number": 4},
+    "rag": {"query_text": "opening hours", "top_k": 5, "chunks": [{"chunk_id": "7", "content": "9 to 5"}]},
+}
+everyday = st.sampled_from(list(EVERYDAY.items()))
+ids = st.sampled_from(["1", "2", "01J", "no id", ""])
+
+
+@given(st.lists(st.tuples(everyday | st.tuples(st.sampled_from([*MODELS]), events), ids), max_size=6))
+def test_what_is_read_together_is_read_as_each_is_by_itself(
+    several: list[tuple[tuple[str, dict[str, Any]], str]],
+) -> None:
+    fields = {f"{family}:{name}".encode(): json.dumps(event).encode() for (family, event), name in several}
+    assert told(fields) == told_slowly(fields)
+
+
+@pytest.mark.parametrize("family", [*EVERYDAY])
 def test_what_agents_write_every_day_is_read_quickly(family: str) -> None:
-    everyday = {
-        "message": {"role": "user", "content": "hello", "timestamp": "2026-11-21T10:00:00+00:00", "start_ms": 12},
-        "metric": {"metric_type": "llm_ttfb", "value": 320, "unit": "ms", "turn_number": 4},
-        "rag": {"query_text": "opening hours", "top_k": 5, "chunks": [{"chunk_id": "7", "content": "9 to 5"}]},
-    }
-    assert isinstance(MODELS[family].decode(json.dumps(everyday[family]).encode()), Event)
+    assert isinstance(MODELS[family].decode(json.dumps(EVERYDAY[family]).encode()), Event)
 
 
 @pytest.mark.parametrize(
@@ -100,5 +115,5 @@ def test_a_document_in_an_event_is_read_up_to_a_depth(kind: str, levels: int) ->
     before, after = kind.split("%s")
     # The event is a level of its own.
     raw = f'{{"name":"t","arguments":{before * levels}1{after * levels}}}'.encode()
-    kept, rejects, _ = told("tool", raw)
+    kept, rejects, _ = told({b"tool:1": raw})
     assert (len(kept), len(rejects)) == ((1, 0) if levels < MAX_DEPTH else (0, 1))

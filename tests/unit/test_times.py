@@ -120,3 +120,38 @@ def test_the_forms_that_most_languages_write_are_read_together(form: str, zone: 
     written = [moment.isoformat(timespec=form).replace("+00:00", zone)] * 3
     assert canonical_times(written) == [canonical_time(one) for one in written]
     assert canonical_times([*written, ""]) is None
+
+
+def test_midnight_as_the_hour_24_is_written_anew_or_refused() -> None:
+    written = "2026-11-20T24:00:00+00:00"
+    assert canonical_times([written, written]) is None
+    try:
+        # Python takes it for a time since 3.14.
+        assert canonical_time(written) == "2026-11-21T00:00:00+00:00"
+    except ValueError as error:
+        assert "not a time" in str(error)  # noqa: PT017  # it depends on Python which of the two holds
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "2026-11-31T10:00:00.000Z",
+        "2026-11-20T10:00:60.000Z",
+        "2026-11-20T10:61:00.000Z",
+        "2026-13-20T10:00:00.000Z",
+        "1970-01-01T10:00:00.000Z",
+        "2200-01-01T00:00:00.000Z",
+        "2026-11-20T10:00:00.00Z\n",
+        "2026-11-20T10:00:00.00\nZ",
+        "2026-11-20T10:00:00.0\u0660\u0660Z",
+        "2026-11-20T10:00:00Z",
+        "",
+        1763632800,
+        None,
+    ],
+)
+def test_one_odd_moment_keeps_all_from_being_read_together(odd: object) -> None:
+    plain = "2026-11-20T10:00:00.000Z"
+    assert canonical_times([plain, plain]) == ["2026-11-20T10:00:00+00:00"] * 2
+    assert canonical_times([plain, odd]) is None
+    assert canonical_times([odd, plain]) is None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import cast
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Epoch numbers from here on are milliseconds: as seconds this would be the year 5138, as milliseconds it is 1973.
@@ -14,38 +15,45 @@ _FIRST_MILLISECOND = 100_000_000_000
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _FIRST_DAY, _LAST_YEAR = "1970-01-02", "2200"
-# Only this form: ISO 8601 has others of the same length, which sort elsewhere or which PostgreSQL does not read.
-_CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?\+00:00")
-_DAY = r"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
-_EVERYDAY = re.compile(
-    rf"(?:(?:19[89][0-9]|2[01][0-9][0-9])-{_DAY}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(?:\.[0-9]{3}(?:[0-9]{3})?)?(?:Z|\+00:00)\n)+"
-)
-_MILLISECONDS = re.compile(r"(\.[0-9]{3})(?=\+)")
+# Only this form: ISO 8601 has others of the same length, which sort elsewhere or which PostgreSQL does not read. Nor
+# may the hour be 24, which since 3.14 Python takes for midnight.
+_CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?\+00:00")
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+# The forms that most languages write, with a zero for every digit, and how each becomes the canonical one.
+_EVERYDAY = {
+    b"0000-00-00T00:00:00Z\n": ("Z", "+00:00"),
+    b"0000-00-00T00:00:00.000Z\n": ("Z", "000+00:00"),
+    b"0000-00-00T00:00:00.000000Z\n": ("Z", "+00:00"),
+    b"0000-00-00T00:00:00+00:00\n": ("", ""),
+    b"0000-00-00T00:00:00.000+00:00\n": ("+", "000+"),
+    b"0000-00-00T00:00:00.000000+00:00\n": ("", ""),
+}
 _ZERO = ".000000+"
-_MILLISECONDS_LINE = len("2026-11-21T10:00:00.123+00:00\n")
-_CANONICAL_LINE = len("2026-11-21T10:00:00.123456+00:00\n")
+_HOUR_24 = "T24"
 
 
 def canonical_times(moments: Sequence[object]) -> list[str] | None:
     """What `canonical_time` returns for each of `moments`, at least one; None if each has to be looked at by itself.
 
-    It is a quick look at all of them together, at the forms that most languages write, in UTC and to seconds, to milli-
-    or to microseconds; of a rare moment, such as a leap day, it says None.
+    It is a quick look at all of them together, at one of the forms that most languages write, in UTC and to seconds, to
+    milli- or to microseconds; of moments in several forms it says None.
     """
     try:
         lines = "\n".join(moments) + "\n"  # type: ignore[arg-type]  # what is no text raises
-    except TypeError:
+        forms = lines.encode().translate(_DIGITS)
+        form = forms[: forms.index(b"\n") + 1]
+        if form not in _EVERYDAY or forms != form * len(moments) or _HOUR_24 in lines:
+            return None
+        # Whether there is such a day and hour.
+        list(map(datetime.fromisoformat, cast("Sequence[str]", moments)))
+    except (TypeError, ValueError):
         return None
-    if lines.count("\n") != len(moments) or not _EVERYDAY.fullmatch(lines):
-        return None
-    if "Z" in lines:
-        lines = lines.replace("Z", "+00:00")
-    if len(lines) == len(moments) * _MILLISECONDS_LINE and lines.count(".") == len(moments):
-        lines = lines.replace("+", "000+")
-    elif len(lines) != len(moments) * _CANONICAL_LINE:
-        lines = _MILLISECONDS.sub(r"\g<1>000", lines)
-    return lines.replace(_ZERO, "+").splitlines()
+    ending, canonical = _EVERYDAY[form]
+    if ending:
+        lines = lines.replace(ending, canonical)
+    canonical_moments = lines.replace(_ZERO, "+").splitlines()
+    in_range = min(canonical_moments) >= _FIRST_DAY and max(canonical_moments) < _LAST_YEAR
+    return canonical_moments if in_range else None
 
 
 def canonical_time(value: object, zone: tzinfo = UTC) -> str:

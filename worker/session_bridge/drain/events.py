@@ -1,7 +1,8 @@
-"""The events of one family, from their JSON.
+"""A call's events, from their JSON.
 
-Most are plain, and then all of a call's are read together in a few quick steps. If one of them is not, each is read by
-itself: as a plain one, or as the model sees it, or tolerantly, with what had to be replaced kept as a reject.
+Most are plain, and then all of a call's are read together in a few quick steps. If one of them is not, each family is
+read by itself, and of a family that is not plain each event: as a plain one, or as the model sees it, or tolerantly,
+with what had to be replaced kept as a reject.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from decimal import Decimal
 from math import isfinite
-from typing import cast
+from typing import TypeAlias, cast
 
 from msgspec.json import encode
 from pydantic import JsonValue, ValidationError
@@ -43,6 +44,10 @@ _MILLISECONDS = {"s": 1000.0, "sec": 1000.0, "seconds": 1000.0, "second": 1000.0
 _NUL = b"\\u0000"
 
 
+RawFamily: TypeAlias = tuple[FamilyModel, Sequence[bytes], Sequence[bytes]]
+"""Events of one family as they came: its model, their ids, and the JSON of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventRules:
     """The settings by which events are read: what a latency without a unit is in, and a time without a zone."""
@@ -62,29 +67,37 @@ def are_event_ids(ids: Sequence[bytes]) -> bool:
 # -- plain ones -----------------------------------------------------------------------------------------------------
 
 
-def read_plain(model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes], rules: EventRules) -> list[Event]:
-    """The events in `values`, if all of them are plain; else raises ValueError or one of NOT_PLAIN."""
-    joined = b"".join(values)
+def read_plain(raw: Sequence[RawFamily], rules: EventRules) -> dict[Family, list[Event]]:
+    """The events of these families, if all of them are plain; else raises ValueError or one of NOT_PLAIN."""
+    joined = b"".join([value for _, _, values in raw for value in values])
     # A single byte is found much sooner, and most often it is not there.
     if b"\\" in joined and _NUL in joined:
         raise ValueError("U+0000 has to be taken out")
-    events = list(map(model.decode, values))
+    families = {model.family: list(map(model.decode, values)) for model, _, values in raw}
+    events = [event for family in families.values() for event in family]
     if not drops_nothing(joined, events):
         raise ValueError("perhaps one name comes twice in an object")
-    for event, event_id in zip(events, ids, strict=True):
+    for event, event_id in zip(events, [event_id for _, ids, _ in raw for event_id in ids], strict=True):
         event.event_id = event_id.decode()
-    if moments := canonical_times([event.timestamp for event in events]):
-        for event, moment in zip(events, moments, strict=True):
+    timed = [event for event in events if event.timestamp is not None]
+    if moments := canonical_times([event.timestamp for event in timed]):
+        for event, moment in zip(timed, moments, strict=True):
             event.timestamp = moment
     else:
-        for event in events:
+        for event in timed:
             event.timestamp = _plain_moment(event.timestamp, rules)
+    for model, _, _ in raw:
+        _settle(model, families[model.family], rules)
+    return families
+
+
+def _settle(model: FamilyModel, events: Sequence[Event], rules: EventRules) -> None:
+    """Put the columns of one family into the form that the archive has them in."""
     if model.family is Family.METRIC:
         _settle_units(events, rules)
     _settle_columns(model, events, rules)
     if model.one_of and not all(any(getattr(event, name) is not None for name in model.one_of) for event in events):
         raise ValueError(f"needs {' or '.join(model.one_of)}")
-    return events
 
 
 def _plain_moment(value: object, rules: EventRules) -> str | None:

@@ -31,7 +31,15 @@ from session_bridge.contract.fields import (
 from session_bridge.contract.models import MODELS, FamilyModel, as_money
 from session_bridge.contract.times import canonical_time, parse_time
 from session_bridge.drain.call import Call, Reject, UnknownEvent, Value
-from session_bridge.drain.events import EventRules, are_event_ids, finish, read_any, read_plain, validate_leniently
+from session_bridge.drain.events import (
+    EventRules,
+    RawFamily,
+    are_event_ids,
+    finish,
+    read_any,
+    read_plain,
+    validate_leniently,
+)
 from session_bridge.drain.values import dump_json, load_json, read_text
 
 _MODELS = {family.encode(): model for family, model in MODELS.items()}
@@ -80,9 +88,7 @@ class _Reader:
                 values.append(value)
             else:
                 self._field(field, value)
-        for family, (ids, values) in found.items():
-            if ids:
-                self._family(_MODELS[family], ids, values)
+        self._families([(_MODELS[family], ids, values) for family, (ids, values) in found.items() if ids])
         for field, size in oversize.items():
             if not self._ignored.match(field.decode("utf-8", "replace")):
                 error = f"{size:,} bytes, more than SESSION_BRIDGE_MAX_FIELD_BYTES allows"
@@ -91,18 +97,27 @@ class _Reader:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _family(self, model: FamilyModel, ids: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Read all the events of one family: together if they are plain, else one by one."""
-        if self._events + len(ids) <= self._rules.max_events and are_event_ids(ids):
-            try:
-                self._call.events[model.family] = read_plain(model, ids, values, self._event_rules)
-            except (*NOT_PLAIN, ValueError):
-                pass
-            else:
-                self._events += len(ids)
-                return
-        for event_id, value in zip(ids, values, strict=True):
-            self._event(model, event_id, value)
+    def _families(self, raw: Sequence[RawFamily]) -> None:
+        """Read events: together if all of them are plain, else family by family, and the rest one by one."""
+        if self._are_plain(raw):
+            return
+        for one in raw:
+            if len(raw) == 1 or not self._are_plain([one]):
+                model, ids, values = one
+                for event_id, value in zip(ids, values, strict=True):
+                    self._event(model, event_id, value)
+
+    def _are_plain(self, raw: Sequence[RawFamily]) -> bool:
+        """Whether these events are plain; then they are read."""
+        total = sum(len(ids) for _, ids, _ in raw)
+        if self._events + total > self._rules.max_events or not all(are_event_ids(ids) for _, ids, _ in raw):
+            return False
+        try:
+            self._call.events |= read_plain(raw, self._event_rules)
+        except (*NOT_PLAIN, ValueError):
+            return False
+        self._events += total
+        return True
 
     def _event(self, model: FamilyModel, event_id: bytes, value: bytes) -> None:
         field = b"%s:%s" % (model.family.encode(), event_id)
@@ -115,7 +130,7 @@ class _Reader:
             return
         try:
             try:
-                [event] = read_plain(model, [event_id], [value], self._event_rules)
+                [event] = read_plain([(model, [event_id], [value])], self._event_rules)[model.family]
             except (*NOT_PLAIN, ValueError):
                 event, cleaned = read_any(model, event_id.decode(), value, self._event_rules, self._call)
                 if cleaned:
