@@ -1,10 +1,9 @@
-"""Growth: the same throughput with an empty archive and with what months leave in it."""
+"""Growth: throughput into an empty archive and into one with what months leave in it, in turns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import psycopg
@@ -32,59 +31,56 @@ class Measured:
     """The figures with one amount of rows in the archive."""
 
     message_rows: int
-    limit: list[float]
-    bridge: list[float]
-    look_up_ms: float
+    limit: list[float] = field(default_factory=list)
+    bridge: list[float] = field(default_factory=list)
+    look_up_ms: list[float] = field(default_factory=list)
 
 
 def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
-    """Throughput and look-ups, before and after the archive has grown."""
-    wanted = plan.message_rows
+    """Throughput and look-ups, in an archive that is emptied before each round and in one that has grown."""
     rounds, count = 1 if plan.quick else plan.rounds, plan.pick(100, 1000)
     workload = Workload(SIZES["regular"], count)
-    steps.expect(3)
+    steps.expect(2 + rounds)
     lab.empty()
-    with Team(lab, 1, plan.settings) as team:
-        team.warm_up(workload.calls("warm", min(100, count)))
-        measured = []
-        for title, rows in (("an empty archive", 0), (f"{wanted:,} message rows", wanted)):
-            if rows:
-                steps.begin("growth: filling the archive")
-                _grow(lab, workload, rows)
-                steps.done()
-            steps.begin(f"growth: {title}")
-            measured.append(_measure(lab, workload, plan.settings.batch_size, rounds, label=f"at{rows}"))
-            steps.done()
-    return _result(measured)
-
-
-def _measure(lab: Lab, workload: Workload, batch_size: int, rounds: int, *, label: str) -> Measured:
-    rows = lab.counts()["call_messages"]
-    measured = Measured(rows, [], [], 0.0)
-    lab.settle()
-    with lab.connect() as connection:
+    with lab.beside("grown") as grown, Team(lab, 1, plan.settings) as first, Team(grown, 1, plan.settings) as second:
+        for team in (first, second):
+            team.warm_up(workload.calls("warm", min(100, count)))
+        steps.begin("growth: filling the archive")
+        _grow(grown, workload, plan.message_rows)
+        steps.done()
+        both = [(lab, Measured(0)), (grown, Measured(grown.counts()["call_messages"]))]
         # The first round is not counted: after a checkpoint every page that is touched is written to the WAL whole, and
         # the larger an archive is, the more there are.
+        lab.settle()
         for number in range(rounds + 1):
-            calls = workload.calls(f"{label}-bridge{number}")
-            lab.fill(calls)
-            with stopwatch() as bridge:
-                lab.ask(calls)
-                lab.wait_drained()
-            # The chunk texts are there by now; that is so for both.
-            batches = make_ready(workload.calls(f"{label}-limit{number}"), batch_size, with_contents=False).batches
-            with stopwatch() as limit:
-                send(connection, batches)
-            if number:
-                measured.bridge.append(len(calls) / bridge.seconds)
-                measured.limit.append(len(calls) / limit.seconds)
-        times = []
-        for call in workload.calls(f"{label}-bridge0", _LOOK_UPS):
-            began = perf_counter()
-            connection.execute(_LOOK_UP, [call.call_sid]).fetchall()
-            times.append((perf_counter() - began) * 1000)
-        measured.look_up_ms = median(times)
-    return measured
+            steps.begin(f"growth: round {number}" if number else "growth: warming up")
+            lab.empty_archive()
+            for archive, measured in both if number % 2 else reversed(both):
+                _measure(archive, measured, workload, plan.settings.batch_size, f"round{number}")
+                if not number:
+                    for figures in (measured.bridge, measured.limit, measured.look_up_ms):
+                        figures.clear()
+            steps.done()
+    return _result([measured for _, measured in both])
+
+
+def _measure(lab: Lab, measured: Measured, workload: Workload, batch_size: int, label: str) -> None:
+    calls = workload.calls(f"{label}-bridge")
+    lab.fill(calls)
+    with stopwatch() as bridge:
+        lab.ask(calls)
+        lab.wait_drained()
+    # The chunk texts are there by now; that is so for both.
+    batches = make_ready(workload.calls(f"{label}-limit"), batch_size, with_contents=False).batches
+    with lab.connect() as connection:
+        with stopwatch() as limit:
+            send(connection, batches)
+        for call in calls[:_LOOK_UPS]:
+            with stopwatch() as look_up:
+                connection.execute(_LOOK_UP, [call.call_sid]).fetchall()
+            measured.look_up_ms.append(look_up.seconds * 1000)
+    measured.bridge.append(len(calls) / bridge.seconds)
+    measured.limit.append(len(calls) / limit.seconds)
 
 
 def _grow(lab: Lab, workload: Workload, message_rows: int) -> None:
@@ -141,21 +137,31 @@ def _insert_of_seeds(connection: psycopg.Connection[Any], table: str, key: str) 
 def _result(measured: list[Measured]) -> Result:
     sheet = Sheet(
         "Growth",
-        ("message rows in the archive", "of the empty one", "bridge calls/s", "limit calls/s", "look-up of a call, ms"),
+        (
+            *("message rows in the archive", "of the empty one", "the limit"),
+            *("bridge calls/s", "limit calls/s", "look-up of a call, ms"),
+        ),
     )
     figures = []
+    empty = measured[0]
     for one in measured:
-        bridge, limit = Spread.of(one.bridge), Spread.of(one.limit)
-        ratio = bridge.median / median(measured[0].bridge)
+        # Each ratio within its round, where both met the same noise.
+        bridge_ratio, limit_ratio = _ratio(one.bridge, empty.bridge), _ratio(one.limit, empty.limit)
+        bridge, limit, look_up = Spread.of(one.bridge), Spread.of(one.limit), median(one.look_up_ms)
         figures.append(
             {
                 "message_rows": one.message_rows,
-                "ratio_to_empty": ratio,
+                "ratio_to_empty": bridge_ratio.figures(),
+                "limit_ratio_to_empty": limit_ratio.figures(),
                 "bridge_calls_per_second": bridge.figures(),
                 "limit_calls_per_second": limit.figures(),
-                "look_up_ms": one.look_up_ms,
+                "look_up_ms": look_up,
             }
         )
-        line = f"{ratio:.2f}", f"{bridge:.0f}", f"{limit:.0f}", f"{one.look_up_ms:.2f}"
-        sheet.lines.append((f"{one.message_rows:,}", *line))
+        ratios = f"{bridge_ratio:.2f}", f"{limit_ratio:.2f}"
+        sheet.lines.append((f"{one.message_rows:,}", *ratios, f"{bridge:.0f}", f"{limit:.0f}", f"{look_up:.2f}"))
     return Result({}, {"archives": figures}, [sheet])
+
+
+def _ratio(these: list[float], those: list[float]) -> Spread:
+    return Spread.of([this / that for this, that in zip(these, those, strict=True)])

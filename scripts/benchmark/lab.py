@@ -7,8 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -29,6 +30,7 @@ TABLES = (
 
 KEYS = Keys()
 _KEYS_ONLY = "keys_only"
+_REDIS_BESIDE = 1
 _FILL_AT_ONCE = 200
 _PATIENCE_SECONDS = 600.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE, _PAUSE_PER_CALL = 0.003, 0.1, 0.0001
@@ -52,21 +54,21 @@ class UnfairError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A PostgreSQL with two archives (the second without secondary indexes) and a Valkey."""
+    """A PostgreSQL and a Valkey: the live sessions, the archive as it ships, and one without secondary indexes."""
 
     servers: EmbeddedServers
     redis: redis.Redis
+    redis_url: str
+    database_url: str
     keys_only_url: str
 
-    @property
-    def database_url(self) -> str:
-        """The archive as it ships."""
-        return self.servers.database_url
-
-    @property
-    def redis_url(self) -> str:
-        """The live sessions."""
-        return self.servers.redis_url
+    @contextmanager
+    def beside(self, name: str) -> Iterator[Lab]:
+        """Live sessions and an archive of their own in the same servers, both empty: to be measured in turns."""
+        database_url = _new_archive(self.servers, name)
+        redis_url = urlsplit(self.redis_url)._replace(path=f"/{_REDIS_BESIDE}").geturl()
+        with redis.Redis.from_url(redis_url, decode_responses=False) as client:
+            yield replace(self, redis=client, redis_url=redis_url, database_url=database_url)
 
     def connect(self, url: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection of its own, each statement its own transaction."""
@@ -183,13 +185,18 @@ def open_lab(folder: str | None = None) -> Iterator[Lab]:
         EmbeddedServers(os.path.join(home, "servers")) as servers,  # noqa: PTH118  # a folder's name
     ):
         migrate(servers.database_url)
-        with psycopg.connect(servers.database_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_KEYS_ONLY)))
-        keys_only_url = servers.postgres.url_of(_KEYS_ONLY)
-        migrate(keys_only_url)
+        keys_only_url = _new_archive(servers, _KEYS_ONLY)
         _drop_secondary_indexes(keys_only_url)
         with redis.Redis.from_url(servers.redis_url, decode_responses=False) as client:
-            yield Lab(servers, client, keys_only_url)
+            yield Lab(servers, client, servers.redis_url, servers.database_url, keys_only_url)
+
+
+def _new_archive(servers: EmbeddedServers, name: str) -> str:
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = servers.postgres.url_of(name)
+    migrate(url)
+    return url
 
 
 def _drop_secondary_indexes(url: str) -> None:
