@@ -56,10 +56,8 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
             steps.begin(f"growth: round {number}" if number else "growth: warming up")
             lab.empty_archive()
             for archive, measured in both if number % 2 else reversed(both):
-                _measure(archive, measured, workload, plan.settings.batch_size, f"round{number}")
-                if not number:
-                    for figures in (measured.bridge, measured.limit, measured.look_up_ms):
-                        figures.clear()
+                counted = measured if number else Measured(0)
+                _measure(archive, counted, workload, plan.settings.batch_size, f"round{number}")
             steps.done()
     return _result([measured for _, measured in both])
 
