@@ -89,6 +89,27 @@ def test_an_address_that_is_none_is_one_clear_line(deployment: Any, name: str) -
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("DATABASE_URL", "postgres//user:s3same@host"),
+        ("DATABASE_URL", "postgresql://user:s3/same@host/calls"),
+        ("DATABASE_URL", "postgresql://user:s3same%@host/calls"),
+        ("DATABASE_URL", "host=127.0.0.1 port=1 password='s3same"),
+        ("REDIS_URL", "redis//user:s3same@host"),
+        ("REDIS_URL", "redis://user:s3/same@host"),
+        ("REDIS_URL", "redis+sentinel://user:s3/same@host"),
+        ("QUEUE_REDIS_URL", "redis://user:s3/same@host"),
+    ],
+)
+def test_a_password_that_makes_an_address_none_is_not_told(deployment: Any, name: str, address: str) -> None:
+    for command in (("worker",), ("status",), ("migrate",), ("settings",), ("doctor",)):
+        done = deployment.run(*command, **{name: address})
+        assert "s3" not in done.stdout + done.stderr, command
+        assert "Traceback" not in done.stderr, command
+    assert_one_clear_line(deployment.run("worker", **{name: address}), 2, "%2F")
+
+
 def test_a_redis_that_wants_a_password_is_one_clear_line(deployment: Any, mortal_valkey: Any) -> None:
     import redis
 
@@ -157,13 +178,15 @@ def test_a_call_from_check_over_finalize_to_show(deployment: Any, call_fields: A
 
 
 def test_settings_lists_every_setting_with_its_source_and_no_password(deployment: Any) -> None:
-    done = deployment.run("settings", "--json", QUEUE_REDIS_URL="redis://u:opensesame@q/0", BATCH_SIZE=7)
+    archive, queue = "host=db password='open sesame'", "redis://u:opensesame@q/0"
+    done = deployment.run("settings", "--json", DATABASE_URL=archive, QUEUE_REDIS_URL=queue, BATCH_SIZE=7)
     listed = {line["name"]: line for line in json.loads(done.stdout)}
     batch = listed["SESSION_BRIDGE_BATCH_SIZE"]
     assert (batch["value"], batch["source"]) == ("7", "environment")
     assert listed["SESSION_BRIDGE_MAX_ATTEMPTS"]["source"] == "default"
     assert all(line["meaning"] for line in listed.values())
-    assert "opensesame" not in done.stdout
+    assert listed["DATABASE_URL"]["value"] == "host=db password=***"
+    assert "sesame" not in done.stdout
     assert "SESSION_BRIDGE_BATCH_SIZE" in deployment.run("settings").stdout
 
 

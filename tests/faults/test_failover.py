@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
-from chaos_campaign.sentinels import ReplicatedValkey
+from chaos_campaign.sentinels import SERVICE, ReplicatedValkey
+from session_bridge.doctor.checks import Absent, Patient, make
+from session_bridge.doctor.redis_checks import REDIS_CHECKS
 from session_bridge.recorder import CallRecorder, recent
 from session_bridge.recorder.address import check_address, client_of
+from session_bridge.settings import load_settings
 
 SAID = '{"role": "user", "content": "said"}'
 
@@ -104,13 +107,30 @@ def test_a_worker_goes_on_and_says_which_plain_writes_may_be_lost(
     worker.stop()
 
 
+async def test_sentinels_on_this_machine_may_lead_to_another(replicated: ReplicatedValkey) -> None:
+    [check] = [check for check in REDIS_CHECKS if check.id == "redis.tls"]
+    settings = load_settings(redis_url=replicated.url, database_url="postgresql://localhost")
+
+    async def found() -> str:
+        async with client_of(replicated.url) as client:
+            return (await make(check, Patient(settings, client, Absent("", "")))).found
+
+    assert await found() == "on this machine"
+    async with client_of(replicated.url) as client:
+        pool: Any = client.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.execute_command("SENTINEL", "REMOVE", SERVICE)
+            await sentinel.execute_command("SENTINEL", "MONITOR", SERVICE, "192.0.2.1", 6379, 2)
+    assert await found() == "the way to Redis is not encrypted"
+
+
 @pytest.mark.parametrize(
     "url",
     ["redis+sentinel://host:port/service", "redis+sentinel://host", "redis+sentinel://host/service/x", "ftp://host",
      "redis+sentinel://a,/service", "redis+sentinel://host/service?timeout=1"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"write redis\+sentinel|following schemes|must specify"):
+    with pytest.raises(ValueError, match=r"write redis\+sentinel|write redis://"):
         check_address(url)
 
 

@@ -12,7 +12,7 @@ import pytest
 from session_bridge.drain.call import Call
 from session_bridge.drain.combine import combine
 from session_bridge.drain.understand import Understanding
-from session_bridge.errors import UnreadableCallbackError
+from session_bridge.errors import SettingsError, UnreadableCallbackError
 from session_bridge.webhooks import exotel, facts, livekit, plivo, standard, twilio
 from session_bridge.webhooks.callback import Callback
 from session_bridge.webhooks.news import News
@@ -264,6 +264,12 @@ def test_the_public_url_is_set_or_told_by_a_trusted_proxy() -> None:
     assert Origin.of(None, []).url(request) == "http://inside:8090/hooks/tw%20ilio?a=%2B"
     assert Origin.of(None, ["10.0.0.0/8"]).url(request) == "https://calls.test/hooks/tw%20ilio?a=%2B"
     assert Origin.of("https://set.test/", ["10.0.0.0/8"]).url(request) == "https://set.test/hooks/tw%20ilio?a=%2B"
+
+
+@pytest.mark.parametrize("url", ["calls.example.com", "ftp://calls.example.com", "https://[calls", "https://a?b"])
+def test_a_public_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="write https://"):
+        Origin.of(url, [])
 
 
 def test_the_sender_is_the_last_whom_no_trusted_proxy_is() -> None:

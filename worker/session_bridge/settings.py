@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Annotated, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -27,6 +28,8 @@ from session_bridge.recorder.address import check_address
 
 PREFIX = "SESSION_BRIDGE_"
 _LONGEST_SCHEMA = 63
+_PASSWORD = re.compile(r"^([^:/?]+:?//[^:/?]*):.*(?=@)")
+_PASSWORD_OPTION = re.compile(r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^&\s]*)")
 
 
 class Settings(BaseSettings):
@@ -173,11 +176,7 @@ class Settings(BaseSettings):
             try:
                 check_address(value)
             except ValueError as error:
-                # Its own words would quote the address, and with it the password.
-                raise ValueError(
-                    "not the address of a Redis: write redis://host:port/db, rediss://, unix:// or "
-                    "redis+sentinel://host:port,host:port/service/db"
-                ) from error
+                raise ValueError(f"not the address of a Redis: {error}") from error
         return value
 
     @field_validator("twilio_url", "exotel_url", "livekit_url")
@@ -306,10 +305,5 @@ def is_provider_address(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """`url` with its password replaced by three stars."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = parts.username or ""
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    """`url`, or an address in libpq's `key=value` form, with its passwords replaced by three stars each."""
+    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***", url))

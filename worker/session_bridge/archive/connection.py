@@ -11,9 +11,10 @@ from typing import Any, Self, TypeAlias, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from session_bridge.archive.address import parameters_of
 from session_bridge.archive.migrations import require_current
 from session_bridge.archive.sql import QUERIES
 from session_bridge.errors import (
@@ -21,7 +22,6 @@ from session_bridge.errors import (
     BridgeError,
     DataRefusedError,
     LockedError,
-    SettingsError,
     TransactionTimeoutError,
 )
 
@@ -56,10 +56,7 @@ class ArchiveConnections:
     """
 
     def __init__(self, database_url: str, *, schema: str, size: int, transaction_seconds: float) -> None:
-        try:
-            given = conninfo_to_dict(database_url)
-        except psycopg.ProgrammingError as error:
-            raise SettingsError(f"DATABASE_URL is no address of a PostgreSQL: {_first_line(error)}") from error
+        given = parameters_of(database_url)
         options = {name: value for name, value in _SOCKET_OPTIONS.items() if name not in given}
         options.setdefault("application_name", "session-bridge")  # type: ignore[arg-type]  # conninfo takes text too
         if "application_name" in given:

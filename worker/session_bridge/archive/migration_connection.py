@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 
+from session_bridge.archive.address import parameters_of
 from session_bridge.errors import ArchiveUnavailableError, SchemaError, SettingsError, UnsupportedServerError
 
 OLDEST_SERVER = 15
@@ -42,13 +42,7 @@ def connect(database_url: str, schema: str) -> Iterator[psycopg.Connection[Any]]
     Raises SettingsError, ArchiveUnavailableError or UnsupportedServerError.
     """
     check_name(schema)
-    try:
-        parameters = conninfo_to_dict(database_url)
-    except psycopg.ProgrammingError:
-        # The driver's message quotes the address, and with it the password.
-        raise SettingsError(
-            "DATABASE_URL is not an address of PostgreSQL; write it as postgresql://user:password@host:5432/database"
-        ) from None
+    parameters = parameters_of(database_url)
     patience = parameters.get("connect_timeout") or _CONNECT_TIMEOUT_SECONDS
     try:
         # A PgBouncer in transaction mode may not know prepared statements.

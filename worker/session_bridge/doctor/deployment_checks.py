@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from session_bridge.archive.connection import fetch
 from session_bridge.contract.ids import now
@@ -11,6 +10,7 @@ from session_bridge.doctor.checks import Answer, CannotTellError, Check, Patient
 from session_bridge.drain.outcome import load_outcome
 from session_bridge.errors import SettingsError
 from session_bridge.live.overview import Overview
+from session_bridge.recorder.address import server_of
 from session_bridge.service import addresses
 
 _CLOCK_TRIES = 5
@@ -121,7 +121,7 @@ async def _identity(patient: Patient) -> Answer:
 
 async def _queue(patient: Patient) -> Answer:
     queue, sessions = patient.settings.queue_redis_url, addresses(patient.settings)[0]
-    if queue is None or _server(queue) == _server(sessions):
+    if queue is None or server_of(queue) == server_of(sessions):
         return advice(
             "arq's queue is on the Redis of the sessions",
             "under load, set SESSION_BRIDGE_QUEUE_REDIS_URL to another: a flood of jobs then takes no session's room",
@@ -135,12 +135,6 @@ async def _outcome(patient: Patient) -> Answer:
     except SettingsError as error:
         return problem(str(error), "correct SESSION_BRIDGE_OUTCOME: workers do not start with it")
     return ok(patient.settings.outcome or "the default")
-
-
-def _server(url: str) -> tuple[str, str | None, int, str]:
-    parts = urlsplit(url)
-    path = parts.path if parts.scheme == "unix" else ""
-    return parts.scheme, parts.hostname, parts.port or 6379, path
 
 
 DEPLOYMENT_CHECKS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 from typing import cast
-from urllib.parse import urlsplit
 
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import ConnectionPool, SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from session_bridge.contract.ids import now
@@ -26,7 +26,6 @@ from session_bridge.doctor.checks import (
 from session_bridge.errors import BridgeError
 from session_bridge.live.failover import recall_loss
 from session_bridge.live.sessions import redis_errors
-from session_bridge.service import addresses
 
 _FULL, _NEARLY_FULL = 0.95, 0.80
 _LAG_SECONDS = 10
@@ -202,10 +201,9 @@ async def _loss(patient: Patient) -> Answer:
 
 
 async def _encrypted(patient: Patient) -> Answer:
-    address = urlsplit(addresses(patient.settings)[0])
-    if address.scheme == "unix" or is_loopback(address.hostname or "localhost"):
-        return ok("on this machine")
     pool = patient.redis.connection_pool
+    if is_loopback(await _host(pool)):
+        return ok("on this machine")
     connection = pool.connection_class(**pool.connection_kwargs)
     if not isinstance(connection, SSLConnection):
         return advice("the way to Redis is not encrypted", "use rediss://, or a network that nobody else is on")
@@ -220,6 +218,15 @@ async def _encrypted(patient: Patient) -> Answer:
     if options:
         return advice("encrypted, but whoever stands between can pose as Redis", f"add ?{options} to REDIS_URL")
     return ok("encrypted, and the server's certificate is checked")
+
+
+async def _host(pool: ConnectionPool) -> str:
+    """Where the server is that holds the sessions, or the file of its socket."""
+    if isinstance(pool, SentinelConnectionPool):
+        host, _ = await pool.get_master_address()
+    else:
+        host = pool.connection_kwargs.get("path") or pool.connection_kwargs.get("host", "localhost")
+    return str(host)
 
 
 async def _writes(patient: Patient) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -15,12 +15,15 @@ _SENTINEL_PORT = 26379
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
 # Where the files of a TLS client are, in redis-py's own words; the same for sentinels and master.
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_PLAIN_FORM = "write redis://[user:password@]host[:port][/db], rediss://…, unix:///path[?db=…] or redis+sentinel://…"
 _FORM = "write redis+sentinel://[user:password@]host:port,host:port/service[/db][?sentinel_password=…]"
+ESCAPES = "in user and password, @ : / ? # % are %40 %3A %2F %3F %23 %25"
+"""What to do about a password by which an address is none."""
 
 
 def is_sentinel(url: str) -> bool:
     """Whether `url` names sentinels rather than the server itself."""
-    return urlsplit(url).scheme in _SCHEMES
+    return _scheme(url) in _SCHEMES
 
 
 def client_of(url: str, **options: Any) -> Redis:  # noqa: ANN401  # what redis-py takes
@@ -36,7 +39,7 @@ def check_address(url: str) -> None:
     if is_sentinel(url):
         _parts(url)
     else:
-        parse_url(url)
+        _options(url)
 
 
 class _Pool(SentinelConnectionPool):
@@ -51,10 +54,11 @@ class _Pool(SentinelConnectionPool):
 
 def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> ConnectionPool:  # noqa: ANN401  # as above
     """The connections of such a client; `plain` is their class where no sentinels are asked."""
-    if urlsplit(url).scheme == "unix":
+    if _scheme(url) == "unix":
         # A file has no TCP, and redis-py takes nothing for it that is TCP's.
         options.pop("socket_keepalive", None)
     if not is_sentinel(url):
+        _options(url)
         return plain.from_url(url, **options)
     hosts, service, of_sentinels, of_master = _parts(url)
     shared = {name: value for name, value in options.items() if name.startswith("socket_")}
@@ -62,28 +66,52 @@ def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> Connection
     return _Pool(service, manager, **options, **of_master)  # type: ignore[no-untyped-call]  # redis-py's own
 
 
+def server_of(url: str) -> tuple[object, ...]:
+    """What two addresses of one server have in common. Raises ValueError if `url` is no address."""
+    if is_sentinel(url):
+        hosts, service, _, _ = _parts(url)
+        return service, *sorted(hosts)
+    options = _options(url)
+    return (options["path"],) if "path" in options else (options.get("host", "localhost"), options.get("port", 6379))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What the address of one server says, by redis-py's names."""
+    try:
+        return dict(parse_url(url))
+    except ValueError:
+        # Its words quote the address, and with it perhaps the password.
+        raise ValueError(f"{_PLAIN_FORM}; {ESCAPES}") from None
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
+
+
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
     """Where the sentinels are, the service's name, and the options for sentinels and for the master."""
-    split = urlsplit(url)
-    credentials, _, where = split.netloc.rpartition("@")
+    # Python's own urlsplit refuses several hosts if one is an IPv6 address, from 3.14 on.
+    address, _, query = url.partition("://")[2].partition("?")
+    netloc, _, path = address.partition("/")
+    credentials, _, where = netloc.rpartition("@")
     hosts = []
     for one in where.split(","):
         match = _HOST.fullmatch(one)
         if match is None:
-            raise ValueError(f"sentinels are host:port, set apart by commas; {_FORM}")
+            raise ValueError(f"sentinels are host:port, set apart by commas; {_FORM}; {ESCAPES}")
         hosts.append((match[1].strip("[]"), int(match[2] or _SENTINEL_PORT)))
-    service, _, db = unquote(split.path).strip("/").partition("/")
+    service, _, db = unquote(path).strip("/").partition("/")
     if not service or not (db or "0").isdecimal():
         raise ValueError(f"the name of the service is missing, or its database is no number; {_FORM}")
     user, _, password = credentials.partition(":")
-    asked = dict(parse_qsl(split.query))
+    asked = dict(parse_qsl(query))
     of_sentinels: dict[str, Any] = {name: asked.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     of_master: dict[str, Any] = {
         "db": int(db or 0),
         "username": unquote(user) or None,
         "password": unquote(password) or None,
     }
-    if _SCHEMES[split.scheme]:
+    if _SCHEMES[_scheme(url)]:
         files = {name: asked.pop(name) for name in _TLS_FILES if name in asked}
         of_sentinels |= {"ssl": True, **files}
         of_master |= {"connection_class": SentinelManagedSSLConnection, **files}

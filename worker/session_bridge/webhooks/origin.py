@@ -44,7 +44,10 @@ class Origin:
         """Raises SettingsError if one of the two cannot be used."""
         base = (public_url or "").rstrip("/")
         if base:
-            parts = urlsplit(base)
+            try:
+                parts = urlsplit(base)
+            except ValueError:
+                parts = urlsplit("")
             if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
                 raise SettingsError(f"the public URL {base} is none: write https://calls.example.com")
         return cls(base, networks(trusted_proxies, "the trusted proxies"))
