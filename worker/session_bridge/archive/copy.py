@@ -1,9 +1,13 @@
-"""Rows in the forms that COPY takes.
+"""Rows in the forms that COPY takes, and their way to the server.
 
 A table's rows are written as JSON, a list a line, all in one call of msgspec; that text is CSV but for the brackets, if
 a backslash is its escape. Only line feeds and their like have another form there, which the whole text is changed to
 at once. Where that would not be exact, or a control character has to be spelt out, or a row is but a few long texts,
 every value is written by itself, in COPY's own format, which leaves quotes alone.
+
+All tables' copies are one command, each with its own data. The driver's own `copy` takes one at a time, with two round
+trips each, and comes back to the event loop after each piece of data, whether the server could take more or not; while
+the loop understands other calls, the server would wait for it again and again.
 """
 
 from __future__ import annotations
@@ -14,8 +18,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import msgspec
-from psycopg import sql
+from psycopg import generators, sql
+from psycopg.abc import PQGen
+from psycopg.errors import OperationalError, error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 
+from session_bridge.archive.connection import Connection
 from session_bridge.archive.tables import Cell, Row, Table
 
 # PostgreSQL takes a cell for NULL only where it stands without quotes.
@@ -25,6 +34,7 @@ _encoder = msgspec.json.Encoder()
 _REPLACED = re.compile(rb"\\[nrtbfu]")
 _RARE = re.compile(rb"\\[bfu]")
 _BETWEEN_ROWS = b"]\n["
+_PIECE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +82,41 @@ def _text_of(cell: Cell) -> str:
     if "\\" in text:
         text = text.replace("\\", "\\\\")
     return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+# -- to the server ----------------------------------------------------------------------------------------------------
+
+
+async def copy_all(connection: Connection, copies: Sequence[Copy]) -> None:
+    """Carry out `copies`, at least one, in their order and in the transaction that `connection` is in.
+
+    The first that fails raises the driver's error, and ends the transaction.
+    """
+    await connection.wait(_copied(connection.pgconn, copies))
+
+
+def _copied(pgconn: PGconn, copies: Sequence[Copy]) -> PQGen[None]:
+    pgconn.send_query(b"; ".join([one.statement for one in copies]))
+    yield from generators.send(pgconn)
+    for one in copies:
+        yield from _require(pgconn, ExecStatus.COPY_IN)
+        text = memoryview(one.text)
+        for start in range(0, len(text), _PIECE_BYTES):
+            while not pgconn.put_copy_data(text[start : start + _PIECE_BYTES]):
+                yield from generators.send(pgconn)
+            yield from generators.send(pgconn)
+        while not pgconn.put_copy_end():
+            yield from generators.send(pgconn)
+        yield from generators.send(pgconn)
+        yield from _require(pgconn, ExecStatus.COMMAND_OK)
+    yield from generators.fetch_many(pgconn)
+
+
+def _require(pgconn: PGconn, status: ExecStatus) -> PQGen[None]:
+    """The next answer is of this status; the error in it is raised once the server is ready for another command."""
+    answer = yield from generators.fetch(pgconn)
+    if answer is None:
+        raise OperationalError("PostgreSQL did not say what became of a COPY")
+    if answer.status != status:
+        yield from generators.fetch_many(pgconn)
+        raise error_from_result(answer)

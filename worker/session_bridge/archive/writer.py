@@ -15,7 +15,7 @@ import psycopg
 from session_bridge.archive.book import Drained, advance, ask_to_advance, session_time
 from session_bridge.archive.charges import Charge
 from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
-from session_bridge.archive.copy import Copy, copy_of
+from session_bridge.archive.copy import Copy, copy_all, copy_of
 from session_bridge.archive.insert import insert_statement, json_text, merge_statement
 from session_bridge.archive.journal import JOURNAL, Entry
 from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
@@ -71,7 +71,7 @@ class Batch:
 def batch_of(calls: Sequence[WritableCall]) -> Batch:
     """Make a batch of `calls`; what takes time here is better done while another one is being written.
 
-    New rows are copied, which takes two round trips a table. A few rows are sooner inserted, all in one round trip.
+    New rows are copied, which takes a round trip a table. A few rows are sooner inserted, all in one round trip.
     """
     new = {SESSIONS: [call.session_row for call in calls if not call.merge]}
     merged = {SESSIONS: [call.session_row for call in calls if call.merge]}
@@ -115,8 +115,8 @@ async def write(
         allowed = await advance(connection, archive_id, [call.book for call in batch.calls])
         if len(allowed) < len(batch.calls):
             batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
-        for one in batch.copied:
-            await _copy(connection, one)
+        if batch.copied:
+            await copy_all(connection, batch.copied)
         if batch.inserted or batch.merged:
             async with connection.pipeline():
                 await _insert(connection, batch)
@@ -151,11 +151,6 @@ async def _finish(
     charges = [call.charge for call in calls if call.charge]
     if settle and charges:
         await settle(connection, charges)
-
-
-async def _copy(connection: Connection, one: Copy) -> None:
-    async with connection.cursor() as cursor, cursor.copy(one.statement) as copy:
-        await copy.write(one.text)
 
 
 async def _insert(connection: Connection, batch: Batch) -> None:
