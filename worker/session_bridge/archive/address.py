@@ -20,5 +20,5 @@ def parameters_of(database_url: str) -> dict[str, str | int | None]:
         return parameters
     # The driver's own words quote the address, and with it perhaps the password.
     raise SettingsError(
-        "DATABASE_URL is no address of a PostgreSQL: write postgresql://user:password@host:5432/database; " + ESCAPES
+        "DATABASE_URL is not an address of PostgreSQL: write postgresql://user:password@host:5432/database; " + ESCAPES
     )

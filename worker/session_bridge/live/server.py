@@ -27,7 +27,7 @@ def connect(url: str) -> Redis:
             client_name="session-bridge",
         )
     except ValueError as error:
-        raise SettingsError(f"REDIS_URL is no address of a Redis: {error}") from error
+        raise SettingsError(f"REDIS_URL is not an address of Redis: {error}") from error
 
 
 async def require_usable(redis: Redis, where: str) -> None:
