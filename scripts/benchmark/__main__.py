@@ -34,14 +34,14 @@ _SECTIONS: dict[str, Measure] = {
     "lookups": lookups.measure,
 }
 _CALLS, _CALLS_QUICK = 3000, 150
-_ROUNDS, _ROUNDS_QUICK = 5, 2
+_ROUNDS, _ROUNDS_QUICK = 5, 1
 _MESSAGE_ROWS, _MESSAGE_ROWS_QUICK = 1_000_000, 20_000
 _WIDTH = 130
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("what", type=click.Choice(["all", *_SECTIONS]), default="all")
-@click.option("--quick", is_flag=True, help="Little of everything, in about a minute.")
+@click.option("--quick", is_flag=True, help="Little of everything, in less than a minute.")
 @click.option(
     "--rounds", type=click.IntRange(1), help=f"Rounds of every comparison [{_ROUNDS}; quick: {_ROUNDS_QUICK}]."
 )

@@ -65,7 +65,7 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
     All of it several times: a machine that is not ours alone may be half as fast a minute after its peak was measured.
     """
     turns = plan.pick(1, 3)
-    count, seconds = plan.pick(25, 300) // turns, plan.pick(2, 15) / turns
+    count, seconds = plan.pick(25, 300) // turns, plan.pick(1, 15) / turns
     workload = Workload(SIZES["regular"], plan.pick(200, 500))
     steps.expect(3 * turns)
     rates: list[float] = []
@@ -94,7 +94,7 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
 def _peak(lab: Lab, plan: Plan, workload: Workload) -> float:
     """Calls a second at which one worker process writes a backlog."""
     lab.empty()
-    calls = workload.calls("peak", plan.pick(300, 1000))
+    calls = workload.calls("peak", plan.pick(150, 1000))
     return BridgeWorkers("peak", workload, plan.settings).run(lab, calls).rate
 
 

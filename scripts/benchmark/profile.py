@@ -52,7 +52,7 @@ STAGES = (
     Stage("format for PostgreSQL", drainer, "batch_of"),
     Stage("write: begin, commit", drainer, "write"),
     Stage("  lock in the book", writer, "advance"),
-    Stage("  COPY", writer, "_copy"),
+    Stage("  COPY", writer, "copy_all"),
     Stage("  insert and merge", writer, "_insert"),
     Stage("  chunk contents", writer, "_keep_contents"),
     Stage("release", LiveSessions, "release"),

@@ -74,7 +74,7 @@ def measure(lab: Lab, plan: Plan, steps: Steps) -> Result:
         steps.begin("recorder: round trips")
         flights = asyncio.run(_round_trips(lab, spool))
         steps.done()
-        seconds = plan.pick(2, 15)
+        seconds = plan.pick(1, 15)
         steps.begin("recorder: the source of events alone")
         idle = asyncio.run(_stream(lab, spool, seconds, recording=False))
         steps.done()

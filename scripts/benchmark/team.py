@@ -63,17 +63,20 @@ class Team:
         environment |= _SELDOM | _UNRATED | self.settings.environment | self.more
         with ExitStack() as stack:
             command = [program("session-bridge"), "worker"]
-            self._workers = [stack.enter_context(Child(command, environment)) for _ in range(self.processes)]
-            self.lab.wait(self._started, "the workers to start", pause=0.02)
+            for _ in range(self.processes):
+                # One after the other, for each brings a sweep, which would ask for whatever it finds later.
+                self.lab.redis.delete(KEYS.sweep)
+                self._workers.append(stack.enter_context(Child(command, environment)))
+                self.lab.wait(self._started, "a worker to start", pause=0.02)
             self._stack = stack.pop_all()
         return self
 
     def _started(self) -> bool:
         signs = cast("int", self.lab.redis.zcount(KEYS.workers, now_ms() - 60_000, "+inf"))
-        # The sweep that each worker's start brings has left its trace.
+        # The sweep that the last one's start brought has left its trace.
         return (
             all(worker.running for worker in self._workers)
-            and signs >= self.processes
+            and signs >= len(self._workers)
             and bool(self.lab.redis.exists(KEYS.sweep))
         )
 
