@@ -47,6 +47,7 @@ STAGES = (
     Stage("look up in the book", drainer, "look_up"),
     Stage("read from Redis", Watch, "read"),
     Stage("understand", drainer, "read"),
+    Stage("read back what is archived", drainer, "read_back"),
     Stage("shape", drainer, "prepare"),
     Stage("  rows of a call", prepare, "shape"),
     Stage("format for PostgreSQL", drainer, "batch_of"),
