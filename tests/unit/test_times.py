@@ -100,6 +100,7 @@ forms = st.sampled_from(
         lambda moment: moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
         lambda moment: moment.isoformat() + "\n",
         lambda moment: moment.timestamp(),
+        lambda moment: moment.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat(),
     ]
 )
 
@@ -120,6 +121,16 @@ def test_the_forms_that_most_languages_write_are_read_together(form: str, zone: 
     written = [moment.isoformat(timespec=form).replace("+00:00", zone)] * 3
     assert canonical_times(written) == [canonical_time(one) for one in written]
     assert canonical_times([*written, ""]) is None
+
+
+@pytest.mark.parametrize("form", ["seconds", "milliseconds", "microseconds"])
+@pytest.mark.parametrize("offset", [timedelta(hours=5, minutes=30), timedelta(hours=-3), timedelta(minutes=1)])
+def test_no_offset_is_taken_for_utc(form: str, offset: timedelta) -> None:
+    moment = datetime(2026, 11, 20, 10, 0, 0, 120_000, tzinfo=UTC)
+    written = moment.astimezone(timezone(offset)).isoformat(timespec=form)
+    assert canonical_times([written]) is None
+    assert canonical_times([moment.isoformat(timespec=form), written]) is None
+    assert canonical_time(written) == parse_time(moment.isoformat(timespec=form)).isoformat()
 
 
 def test_midnight_as_the_hour_24_is_written_anew_or_refused() -> None:

@@ -70,7 +70,7 @@ class ArchiveConnections:
             max_size=size,
             open=False,
             reconnect_timeout=0,
-            configure=_prepare_if_direct,
+            configure=_make_ready,
             kwargs={"autocommit": True, "prepare_threshold": None, "tell": self._note},
         )
         self._refusal = ""
@@ -191,6 +191,8 @@ class ArchiveConnections:
                 sql.SQL("BEGIN"),
                 sql.SQL("SET LOCAL search_path = {}, pg_catalog").format(sql.Identifier(self._schema)),
                 sql.SQL("SET LOCAL timezone = 'UTC'"),
+                # What is read back is what was written, to the last digit.
+                sql.SQL("SET LOCAL extra_float_digits = 1"),
                 *[sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), limit) for name, limit in limits.items()],
             ]
         )
@@ -217,12 +219,14 @@ def _with_schema(name: str, schema: str) -> bytes:
     return sql.SQL(QUERIES[name].decode()).format(schema=sql.Identifier(schema)).as_bytes(None)
 
 
-async def _prepare_if_direct(connection: Connection) -> None:
-    """Have statements prepared that come again and again, unless a pooler stands between.
+async def _make_ready(connection: Connection) -> None:
+    """Have times told in the one form that the driver reads, and statements prepared that come again and again.
 
-    A pooler in transaction mode may lose them between two transactions, as PgBouncer before 1.21 does. It greets with
-    a process id of its own making.
+    Not behind a pooler: in transaction mode it may lose those between two transactions, as PgBouncer before 1.21 does.
+    It greets with a process id of its own making. How times are told it keeps for each of its clients.
     """
+    if not (connection.info.parameter_status("DateStyle") or "").startswith("ISO"):
+        await connection.execute(b"SET DateStyle = 'ISO'")
     [process_id] = await (await connection.execute(b"SELECT pg_backend_pid()")).fetchone() or [None]
     if process_id == connection.info.backend_pid:
         connection.prepare_threshold = _PREPARED_FROM

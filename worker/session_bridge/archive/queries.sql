@@ -101,17 +101,17 @@ ON CONFLICT DO NOTHING;
 
 -- name: archived_rejects
 -- What is kept already of what could not be understood, and whether it is archived in a cleaned form.
-SELECT session_id, digest, reason = 'cleaned' AS cleaned
+SELECT session_id::text, digest, reason = 'cleaned' AS cleaned
 FROM call_session_rejects WHERE session_id = ANY(%(session_ids)s);
 
 -- name: archived_transcripts
 -- What a second reading of transcript_history is joined to.
-SELECT session_id, transcript_history::text FROM call_transcripts
+SELECT session_id::text, transcript_history::text FROM call_transcripts
 WHERE session_id = ANY(%(session_ids)s) AND transcript_history IS NOT NULL;
 
 -- name: archived_analyses
 -- The analyses of these calls.
-SELECT session_id, data::text FROM call_analysis WHERE session_id = ANY(%(session_ids)s);
+SELECT session_id::text, data::text FROM call_analysis WHERE session_id = ANY(%(session_ids)s);
 
 -- name: enter_dead
 -- A session that could not be archived.

@@ -13,7 +13,10 @@ from session_bridge.contract.models import CHUNK_COLUMNS, MODELS
 
 Cell: TypeAlias = str | int | float | bool | datetime | Decimal | None
 Row: TypeAlias = tuple[Cell, ...]
-"""One row, in the order of its table's columns; JSON, UUIDs and bytes as the text PostgreSQL reads."""
+"""One row, in the order of its table's columns; JSON, UUIDs and bytes as the text PostgreSQL reads.
+
+Times are texts as well where the table says so, in the form of `contract.times.canonical_time`.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +27,8 @@ class Table:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     json_columns: frozenset[str] = frozenset()
+    time_columns: frozenset[str] = frozenset()
+    """Times that a row has as text."""
     long_texts: bool = False
     """Whether a row is a few long texts rather than many short values."""
 
@@ -31,6 +36,7 @@ class Table:
 # What a drain knows, then what an event begins with: so a row is made of an event without taking it apart.
 _HEAD, _EVENT_HEAD = ("session_id", "tenant_id"), ("event_id", "timestamp")
 _EVENT_KEY = ("session_id", "event_id")
+_TIMES = frozenset(("timestamp",))
 _NAMES = {
     Family.MESSAGE: "call_messages",
     Family.TRANSITION: "call_transitions",
@@ -54,6 +60,7 @@ def _event_table(family: Family) -> Table:
         (*_HEAD, sequence, *_EVENT_HEAD, *model.columns, *computed, "extra"),
         _EVENT_KEY,
         model.json_columns | {"extra"},
+        model.time_columns | _TIMES,
     )
 
 
@@ -64,12 +71,14 @@ RAG_CHUNKS = Table(
     (*_HEAD, "chunk_rank", *_EVENT_HEAD, *CHUNK_COLUMNS, "content_hash", "extra"),
     (*_EVENT_KEY, "chunk_rank"),
     frozenset(("extra",)),
+    _TIMES,
 )
 UNKNOWN_EVENTS = Table(
     "call_events",
     ("session_id", "family", "event_id", "tenant_id", "timestamp", "sequence", "payload"),
     ("session_id", "family", "event_id"),
     frozenset(("payload",)),
+    _TIMES,
 )
 TRANSCRIPTS = Table(
     "call_transcripts",

@@ -28,7 +28,7 @@ _EVERYDAY = {
     b"0000-00-00T00:00:00.000+00:00\n": ("+", "000+"),
     b"0000-00-00T00:00:00.000000+00:00\n": ("", ""),
 }
-_ZERO = ".000000+"
+_UTC, _ZERO = "+00:00\n", ".000000+"
 _HOUR_24 = "T24"
 
 
@@ -44,6 +44,8 @@ def canonical_times(moments: Sequence[object]) -> list[str] | None:
         form = forms[: forms.index(b"\n") + 1]
         if form not in _EVERYDAY or forms != form * len(moments) or _HOUR_24 in lines:
             return None
+        if "+" in lines and lines.count(_UTC) != len(moments):
+            return None  # the zeros of an offset are none here
         # Whether there is such a day and hour.
         list(map(datetime.fromisoformat, cast("Sequence[str]", moments)))
     except (TypeError, ValueError):

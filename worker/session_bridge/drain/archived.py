@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from operator import itemgetter
+from typing import cast
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
 from session_bridge.archive.reader import ArchivedCall
-from session_bridge.archive.tables import EVENT_TABLES, RAG_CHUNKS, SESSION_DOCUMENTS, STATE_COLUMNS, Row, Table
+from session_bridge.archive.tables import (
+    EVENT_TABLES,
+    RAG_CHUNKS,
+    SESSION_DOCUMENTS,
+    STATE_COLUMNS,
+    UNKNOWN_EVENTS,
+    Row,
+    Table,
+)
 from session_bridge.contract.event import Columns, Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.models import CHUNK_COLUMNS, MODELS, ChunkPart
+from session_bridge.contract.models import MODELS, ChunkPart
 from session_bridge.contract.vocabulary import PROVISIONAL
 from session_bridge.drain.call import Call, UnknownEvent
-from session_bridge.drain.shape import chunk_rows, event_rows
 
 HISTORY_ID = "history:"
-# Which column of every table of events is their place among the others of their family.
-_PLACE = 2
+# Where in a row of an event, or of a chunk, its own columns begin. `drain.shape` makes the rows so.
+_EVENT, _CHUNK = 3, 5
+_RETRIEVAL, _RANK, _HASH = map(RAG_CHUNKS.columns.index, ("event_id", "chunk_rank", "content_hash"))
+_UNKNOWN = itemgetter(*map(UNKNOWN_EVENTS.columns.index, ("family", "event_id", "timestamp", "payload")))
 _DOUBT = ('_at_raw"', 'timestamp_raw"')
 
 
@@ -41,12 +50,16 @@ def call_of(archived: ArchivedCall) -> Call:
     if archived.history:
         call.history = cast("list[dict[str, JsonValue]]", from_json(archived.history))
     call.extra = from_json(session["extra"]) if session["extra"] else {}
-    call.events = {family: _events(family, rows, archived) for family, rows in archived.events.items()}
-    call.unknown_events = [
-        UnknownEvent(row["family"], row["event_id"], _stamp(row), row["payload"]) for row in archived.unknown_events
-    ]
+    for family, table in EVENT_TABLES.items():
+        if rows := archived.of(table):
+            call.events[family] = _events(family, rows)
+    if retrievals := call.of(Family.RAG):
+        chunks = _chunks(archived)
+        for event in retrievals:
+            event.chunks = chunks.get(event.event_id, [])
+    call.unknown_events = [UnknownEvent(*_UNKNOWN(row)) for row in archived.of(UNKNOWN_EVENTS)]
     call.doubtful = _doubts(session["extra"]) or any(
-        _doubts(row["extra"]) for rows in archived.events.values() for row in rows
+        _doubts(cast("str | None", row[-1])) for table in EVENT_TABLES.values() for row in archived.of(table)
     )
     return call
 
@@ -56,63 +69,40 @@ def _doubts(extra: str | None) -> bool:
     return extra is not None and any(mark in extra for mark in _DOUBT)
 
 
-def _events(family: Family, rows: list[dict[str, Any]], archived: ArchivedCall) -> list[Event]:
-    model = MODELS[family]
-    events = []
-    for row in rows:
+def _events(family: Family, rows: Sequence[Row]) -> list[Event]:
+    event, names = MODELS[family].event, MODELS[family].event.__struct_fields__
+    return [
+        event(**dict(zip(names, row[_EVENT:], strict=False)))
+        for row in rows
         # Messages made from transcript_history are made anew, from the whole of it.
-        if row["event_id"].startswith(HISTORY_ID):
-            continue
-        data = {name: row[name] for name in (*model.columns, "extra")}
-        for name in model.time_columns:
-            data[name] = row[name].isoformat() if row[name] else None
-        if family is Family.RAG:
-            data["chunks"] = [_chunk(chunk) for chunk in archived.chunks.get(row["event_id"], ())]
-        events.append(model.event(event_id=row["event_id"], timestamp=_stamp(row), **data))
-    return events
+        if not cast("str", row[_EVENT]).startswith(HISTORY_ID)
+    ]
 
 
-def _stamp(row: dict[str, Any]) -> str | None:
-    return row["timestamp"].isoformat() if row["timestamp"] else None
+def _chunks(archived: ArchivedCall) -> dict[str, list[Columns]]:
+    """The chunks of each retrieval, in the order of their ranks."""
+    names = ChunkPart.__struct_fields__
+    chunks: dict[str, list[Columns]] = {}
+    for row in sorted(archived.of(RAG_CHUNKS), key=itemgetter(_RANK)):
+        # Of a text that is not kept any more there is the hash alone.
+        content = archived.contents.get(cast("str", row[_HASH]))
+        chunk = ChunkPart(**dict(zip(names, (*row[_CHUNK:], content), strict=True)))
+        chunks.setdefault(cast("str", row[_RETRIEVAL]), []).append(chunk)
+    return chunks
 
 
-def _chunk(row: dict[str, Any]) -> Columns:
-    content_hash = None if row["content_hash"] is None else f"\\x{row['content_hash'].hex()}"
-    return ChunkPart(**{name: row[name] for name in (*CHUNK_COLUMNS, "content", "extra")}, content_hash=content_hash)
-
-
-@dataclass(slots=True)
-class Known:
-    """The rows of events that are archived, as a drain would write them, and their keys, by table."""
-
-    rows: dict[Table, set[Row]]
-    keys: dict[Table, set[tuple[object, ...]]]
-
-    def sort(self, table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-        """Of `rows` those that are new, and those that may have changed; what is archived just so is left out."""
-        known, keys = self.rows[table], self.keys[table]
-        places = [table.columns.index(column) for column in table.key[1:]]
-        new: list[Row] = []
-        changed: list[Row] = []
-        for row in rows:
-            if row not in known:
-                (changed if tuple([row[place] for place in places]) in keys else new).append(row)
-        return new, changed
-
-
-def known_of(archived: ArchivedCall, call: Call) -> Known:
-    """What the archive has of the events of a call; `call` is `call_of` the same, and not used up yet."""
-    head = (str(archived.session["id"]), archived.session["tenant_id"])
-    known = Known({}, {})
-    for family, table in EVENT_TABLES.items():
-        found = archived.events.get(family, [])
-        places = {row["event_id"]: row[table.columns[_PLACE]] for row in found}
-        events = call.of(family)
-        rows = event_rows(family, head, events, [places[event.event_id] for event in events])
-        known.rows[table] = set(rows)
-        known.keys[table] = {(event_id,) for event_id in places}
-    known.rows[RAG_CHUNKS] = set(chunk_rows(head, call.of(Family.RAG), {}))
-    known.keys[RAG_CHUNKS] = {
-        (event_id, chunk["chunk_rank"]) for event_id, chunks in archived.chunks.items() for chunk in chunks
-    }
-    return known
+def news_of(table: Table, rows: Sequence[Row], archived: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Of `rows` those that are not `archived`, and those that may have changed; the others are archived just so."""
+    if not archived:
+        return list(rows), []
+    key = itemgetter(*map(table.columns.index, table.key[1:]))
+    known = {key(row): row for row in archived}
+    new: list[Row] = []
+    changed: list[Row] = []
+    for row in rows:
+        kept = known.get(key(row))
+        if kept is None:
+            new.append(row)
+        elif kept != row:
+            changed.append(row)
+    return new, changed

@@ -6,9 +6,10 @@ an empty one, nor a newer one to an older, and a status that has ended does not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TypeVar, cast
+from operator import attrgetter
+from typing import Any, TypeAlias, TypeVar, cast
 
 from pydantic import JsonValue
 from pydantic_core import from_json
@@ -19,6 +20,9 @@ from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason,
 from session_bridge.drain.call import Call, UnknownEvent, Value
 
 _Item = TypeVar("_Item", Event, UnknownEvent)
+_Getter: TypeAlias = Callable[[Any], Any]
+_id, _extra = attrgetter("event_id"), attrgetter("extra")
+_family_and_id, _payload = attrgetter("family", "event_id"), attrgetter("payload")
 _INFERRED, _WRITER = "inferred", "writer"
 # What a status weighs by who said it; whoever else says one is a provider.
 _WEIGHTS: dict[Value, int] = {_INFERRED: 0, _WRITER: 1}
@@ -97,41 +101,36 @@ def _join(archived: Call, read: Call) -> None:
         for family in Family
         if older.of(family) or newer.of(family)
     }
-    read.unknown_events = _join_events(older.unknown_events, newer.unknown_events)
+    read.unknown_events = _join_events(older.unknown_events, newer.unknown_events, _family_and_id, _payload)
     read.state = state
     read.doubtful = archived.doubtful or read.doubtful
 
 
-def _join_events(older: Sequence[_Item], newer: Sequence[_Item]) -> list[_Item]:
+def _join_events(
+    older: Sequence[_Item], newer: Sequence[_Item], key: _Getter = _id, more: _Getter = _extra
+) -> list[_Item]:
+    """The events of both, the newer of two with the same `key`, or the later revision if their `more` names one."""
     if not older:
         return list(newer)
-    newest = {_event_key(event): event for event in older}
+    known = dict(zip(map(key, older), older, strict=True))
+    joined = known | dict(zip(map(key, newer), newer, strict=True))
     for event in newer:
-        key = _event_key(event)
-        if key not in newest or not _is_outdated(event, newest[key]):
-            newest[key] = event
-    return list(newest.values())
+        if (text := more(event)) and (other := known.get(key(event))) and _is_outdated(text, more(other)):
+            joined[key(event)] = other
+    return list(joined.values())
 
 
-def _is_outdated(event: Event | UnknownEvent, other: Event | UnknownEvent) -> bool:
-    """Whether `other` is a later revision of this event. Without a revision in both, the newer writing holds."""
-    revision = _revision(event)
-    if revision is None:
-        return False
-    known = _revision(other)
-    return known is not None and known > revision
+def _is_outdated(text: str, other: str | None) -> bool:
+    """Whether `other` names a later revision. Without a revision in both, the newer writing holds."""
+    revision, known = _revision(text), _revision(other)
+    return revision is not None and known is not None and known > revision
 
 
-def _revision(event: Event | UnknownEvent) -> int | None:
-    text = event.payload if isinstance(event, UnknownEvent) else getattr(event, "extra", None)
-    if not isinstance(text, str) or '"revision"' not in text:
+def _revision(text: str | None) -> int | None:
+    if not text or '"revision"' not in text:
         return None
     revision = from_json(text).get("revision")
     return revision if isinstance(revision, int) else None
-
-
-def _event_key(event: Event | UnknownEvent) -> tuple[str, str]:
-    return (event.family if isinstance(event, UnknownEvent) else "", event.event_id)
 
 
 def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]:

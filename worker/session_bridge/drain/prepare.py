@@ -11,12 +11,12 @@ from pydantic import JsonValue
 
 from session_bridge.archive.book import RETIRED, Drained, Record, new_session_id
 from session_bridge.archive.journal import Entry
-from session_bridge.archive.reader import ArchivedCall
+from session_bridge.archive.reader import READ_BACK, ArchivedCall
 from session_bridge.archive.tables import Row, Table
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status, status_of
-from session_bridge.drain.archived import Known, call_of, known_of
+from session_bridge.drain.archived import call_of, news_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine, lives
 from session_bridge.drain.money import MoneyRules, charge_of
@@ -94,7 +94,6 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
             reading.call.state.pop(name.decode(), None)
     ended = snapshot.claim.queue is Queue.READY and not goes_on
     over = ended or _is_over(record, kept)
-    known = known_of(kept, archived) if kept and archived else None
     call = combine(archived, reading.call, requested=over)
     told = kept.rejects if kept else {}
     call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in told]
@@ -125,7 +124,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     )
     what = "merged" if kept and book.state == "archived" else book.state
     journal = Entry(identity.session_id, moment, what, _told(call, shaped, snapshot, identity))
-    rows, changed = (shaped.rows, {}) if known is None else _sorted(shaped.rows, known)
+    rows, changed = _sorted(shaped.rows, kept) if kept else (shaped.rows, {})
     writable = WritableCall(
         book,
         journal,
@@ -142,12 +141,14 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     return Prepared(snapshot, record, writable, ended)
 
 
-def _sorted(shaped: Mapping[Table, list[Row]], known: Known) -> tuple[dict[Table, list[Row]], dict[Table, list[Row]]]:
+def _sorted(
+    shaped: Mapping[Table, list[Row]], kept: ArchivedCall
+) -> tuple[dict[Table, list[Row]], dict[Table, list[Row]]]:
     """The rows of a call that is archived already: those that are new, and those that may have changed."""
     new: dict[Table, list[Row]] = {}
     changed: dict[Table, list[Row]] = {}
     for table, rows in shaped.items():
-        new[table], changed[table] = known.sort(table, rows) if table in known.rows else ([], rows)
+        new[table], changed[table] = news_of(table, rows, kept.of(table)) if table in READ_BACK else ([], rows)
     return new, changed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -87,9 +87,9 @@ def shape(
     head = (identity.session_id, identity.tenant_id)
     rows: dict[Table, list[Row]] = {TRANSCRIPTS: _transcript_rows(call, head, messages)}
     for family, table in EVENT_TABLES.items():
-        rows[table] = event_rows(family, head, messages if family is Family.MESSAGE else call.of(family))
+        rows[table] = _event_rows(family, head, messages if family is Family.MESSAGE else call.of(family))
     contents: dict[str, str] = {}
-    rows[RAG_CHUNKS] = chunk_rows(head, call.of(Family.RAG), contents)
+    rows[RAG_CHUNKS] = _chunk_rows(head, call.of(Family.RAG), contents)
     rows[UNKNOWN_EVENTS] = _unknown_rows(head, call.unknown_events)
     costs = costs_of(call, rates)
     rows[COST_BREAKDOWNS] = cost_rows(costs, head)
@@ -197,12 +197,10 @@ def _edge_node(call: Call, place: int, *names: str) -> str | None:
 # -- its children ---------------------------------------------------------------------------------------------------
 
 
-def event_rows(
-    family: Family, head: tuple[str, str | None], events: Sequence[Event], places: Iterable[int] | None = None
-) -> list[Row]:
-    """The rows of one family's events, in `places`, or else one after the other."""
+def _event_rows(family: Family, head: tuple[str, str | None], events: Sequence[Event]) -> list[Row]:
+    """The rows of one family's events, which are in their order."""
     session_id, tenant_id = head
-    numbered = list(zip(places, events, strict=True)) if places is not None else enumerate(events, 1)
+    numbered = enumerate(events, 1)
     if family is Family.PARTICIPANT:
         for event in events:
             event.duration_seconds = _seconds(event.joined_at, event.left_at)
@@ -221,7 +219,7 @@ def _seconds(joined: str | None, left: str | None) -> float | None:
     return (datetime.fromisoformat(left) - datetime.fromisoformat(joined)).total_seconds()
 
 
-def chunk_rows(head: tuple[str, str | None], retrievals: Sequence[Event], contents: dict[str, str]) -> list[Row]:
+def _chunk_rows(head: tuple[str, str | None], retrievals: Sequence[Event], contents: dict[str, str]) -> list[Row]:
     """The rows of the chunks of `retrievals`; their texts are put into `contents`, by their hash."""
     session_id, tenant_id = head
     rows: list[Row] = []
