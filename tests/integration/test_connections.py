@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.errors import ArchiveUnavailableError
@@ -57,3 +58,21 @@ async def test_a_pool_that_is_all_in_use_says_so(database_url: str, monkeypatch:
             with pytest.raises(ArchiveUnavailableError, match="no connection was free"):
                 await ask(connections)
         assert await ask(connections) == [("here",)]
+
+
+async def test_what_the_database_sets_for_itself_changes_nothing(database_url: str) -> None:
+    others = {"DateStyle": "German", "client_encoding": "LATIN1", "default_transaction_isolation": "serializable"}
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        for name, value in others.items():
+            names = map(sql.Identifier, (connection.info.dbname, name, value))
+            await connection.execute(sql.SQL("ALTER DATABASE {} SET {} = {}").format(*names))
+    async with connections_to(database_url) as connections:
+        async with connections.transaction() as connection:
+            cursor = await connection.execute(
+                "SELECT current_setting('transaction_isolation'), extract(century FROM now()), now(), 'ü 🎧'"
+            )
+            [(isolation, century, now, text)] = await cursor.fetchall()
+        assert (isolation, century, text) == ("read committed", 21, "ü 🎧")
+        async with connections.plain() as connection:
+            assert await (await connection.execute("SELECT now() >= %s", [now])).fetchall() == [(True,)]
+            assert connection.info.encoding == "utf-8"

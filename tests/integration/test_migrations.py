@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,13 @@ from deployments import until
 from session_bridge.archive.migration_files import load, read_folder
 from session_bridge.archive.migrations import migrate, pending, require_current, require_current_sync, script
 from session_bridge.contract import ids
-from session_bridge.errors import ArchiveUnavailableError, BridgeError, SchemaError, SettingsError
+from session_bridge.errors import (
+    ArchiveUnavailableError,
+    BridgeError,
+    SchemaError,
+    SettingsError,
+    UnsupportedServerError,
+)
 
 LATEST = load()[-1].version
 BEFORE_TENANTS = 6
@@ -166,6 +172,29 @@ def test_a_step_that_was_undone_for_a_deadlock_is_taken_again(database_url: str)
         until(lambda: watcher.execute(deadlocks).fetchone() == (1,), "there was no deadlock")
     assert [step.migration.version for step in done] == list(range(LATEST, BEFORE_TENANTS, -1))
     migrate(database_url)
+
+
+@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
+def narrow_database_url(request: pytest.FixtureRequest, postgres: Any) -> Iterator[str]:
+    """The address of a database that cannot hold every text."""
+    name = f"narrow_{request.param}"
+    create = "CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Literal(request.param)))
+        yield postgres.url_of(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def test_refuses_a_database_that_cannot_hold_every_text(narrow_database_url: str) -> None:
+    told = r"encoding of database narrow_\w+ is \w+, .*: make one by `CREATE DATABASE name ENCODING 'UTF8'"
+    for call in (migrate, pending):
+        with pytest.raises(UnsupportedServerError, match=told):
+            call(narrow_database_url)
+    # Its tables may have been made by hand.
+    async with await psycopg.AsyncConnection.connect(narrow_database_url, autocommit=True) as connection:
+        with pytest.raises(UnsupportedServerError, match=told):
+            await require_current(connection, "public")
+    assert "call_sessions" not in {name for _, name, _, _ in catalogue(narrow_database_url)}
 
 
 @pytest.mark.parametrize("call", [migrate, pending])

@@ -64,7 +64,7 @@ class ArchiveConnections:
         self._seconds = transaction_seconds
         self._schema = schema
         self._pool = AsyncConnectionPool[Connection](
-            make_conninfo(database_url, **options),
+            make_conninfo(database_url, **options, client_encoding="UTF8"),
             connection_class=_Connecting,
             min_size=0,
             max_size=size,
@@ -188,7 +188,8 @@ class ArchiveConnections:
             limits["tcp_user_timeout"] = milliseconds
         statement = sql.SQL("; ").join(
             [
-                sql.SQL("BEGIN"),
+                # Under a stricter level nobody would see what was committed while he waited for a lock.
+                sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"),
                 sql.SQL("SET LOCAL search_path = {}, pg_catalog").format(sql.Identifier(self._schema)),
                 sql.SQL("SET LOCAL timezone = 'UTC'"),
                 # What is read back is what was written, to the last digit.

@@ -46,7 +46,9 @@ def connect(database_url: str, schema: str) -> Iterator[psycopg.Connection[Any]]
     patience = parameters.get("connect_timeout") or _CONNECT_TIMEOUT_SECONDS
     try:
         # A PgBouncer in transaction mode may not know prepared statements.
-        connection = psycopg.connect(database_url, autocommit=True, prepare_threshold=None, connect_timeout=patience)
+        connection = psycopg.connect(
+            database_url, autocommit=True, prepare_threshold=None, connect_timeout=patience, client_encoding="UTF8"
+        )
     except psycopg.OperationalError as error:
         host, port = parameters.get("host") or "the local socket", parameters.get("port") or 5432
         raise ArchiveUnavailableError(
@@ -56,12 +58,23 @@ def connect(database_url: str, schema: str) -> Iterator[psycopg.Connection[Any]]
     # Under a stricter level the state would be the one of before the wait for the lock.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     with connection:
-        if connection.info.server_version < OLDEST_SERVER * 10_000:
-            raise UnsupportedServerError(
-                f"this is PostgreSQL {connection.info.server_version // 10_000}, and the archive needs "
-                f"{OLDEST_SERVER} or newer: upgrade the server"
-            )
+        require_supported(connection.info)
         yield connection
+
+
+def require_supported(server: psycopg.ConnectionInfo) -> None:
+    """Raise UnsupportedServerError if the server is too old, or its database cannot hold whatever a call says."""
+    if server.server_version < OLDEST_SERVER * 10_000:
+        raise UnsupportedServerError(
+            f"this is PostgreSQL {server.server_version // 10_000}, and the archive needs "
+            f"{OLDEST_SERVER} or newer: upgrade the server"
+        )
+    encoding = server.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        raise UnsupportedServerError(
+            f"the encoding of database {server.dbname} is {encoding}, which cannot hold every text: make one by "
+            "`CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0`, and name it in DATABASE_URL"
+        )
 
 
 @contextmanager

@@ -18,7 +18,13 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import tuple_row
 
-from session_bridge.archive.migration_connection import ADVICE_ON_FOREIGN, check_name, connect, wrapped
+from session_bridge.archive.migration_connection import (
+    ADVICE_ON_FOREIGN,
+    check_name,
+    connect,
+    require_supported,
+    wrapped,
+)
 from session_bridge.archive.migration_files import Migration, load
 from session_bridge.contract import ids
 from session_bridge.errors import SchemaError
@@ -100,7 +106,7 @@ def migrate(
         SchemaError: The archive is not what this version can migrate, or PostgreSQL refused a migration.
         ArchiveUnavailableError: The server cannot be reached, or a table stayed locked.
         SettingsError: The address or the schema's name cannot be used.
-        UnsupportedServerError: PostgreSQL is older than `OLDEST_SERVER`.
+        UnsupportedServerError: PostgreSQL is older than `OLDEST_SERVER`, or the database's encoding is not UTF-8.
     """
     migrations = load()
     target = _target(migrations, to)
@@ -130,7 +136,9 @@ async def require_current(connection: psycopg.AsyncConnection[Any], schema: str)
 
     Raises:
         SchemaError: A migration is missing, was changed, or is of a later version; the message says what to do.
+        UnsupportedServerError: The archive cannot be in this database.
     """
+    require_supported(connection.info)
     entries: list[_Entry] = []
     with wrapped("reading what was applied"):
         try:

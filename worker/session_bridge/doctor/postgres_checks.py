@@ -22,7 +22,7 @@ from session_bridge.doctor.checks import (
     spell,
 )
 from session_bridge.doctor.pooler import find_pooler
-from session_bridge.errors import SchemaError
+from session_bridge.errors import SchemaError, UnsupportedServerError
 
 _MONTHS = 3  # this one and the two after it
 _TABLES_NAMED = 3
@@ -86,7 +86,7 @@ async def _durable(patient: Patient) -> Answer:
 async def _migrations(patient: Patient) -> Answer:
     try:
         await require_current(patient.postgres, patient.settings.db_schema)
-    except SchemaError as error:
+    except (SchemaError, UnsupportedServerError) as error:
         found, _, do = str(error).partition(": ")
         return problem(f"schema {patient.settings.db_schema}: {found}", do or "run `session-bridge migrate`")
     return ok(f"schema {patient.settings.db_schema} is at the version this worker needs")

@@ -39,7 +39,7 @@ SELECT content_hash FROM rag_chunk_contents WHERE search_words(language, content
 
 -- name: asks_call_rag_chunks_content
 -- search_chunks(), for the latest calls that retrieved a text.
-SELECT session_id FROM call_rag_chunks WHERE content_hash = '\x00' ORDER BY session_id DESC LIMIT 3;
+SELECT session_id FROM call_rag_chunks WHERE content_hash = E'\\x00' ORDER BY session_id DESC LIMIT 3;
 
 -- name: asks_dead_sessions_call_sid
 -- `session-bridge explain`, and a burial: dead_of, forget_dead_before.

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from psycopg import sql
 
-from session_bridge.errors import SchemaError
+from session_bridge.errors import SchemaError, UnsupportedServerError
 from session_bridge.verify.checks import Answer, Check, Subject, failed, passed, skipped, some
 from session_bridge.verify.expected import does_something, expected
 
@@ -19,7 +19,7 @@ _LEAST_PATIENCE = 900.0
 async def _migrations(subject: Subject) -> Answer:
     try:
         await subject.connections.require_current()
-    except SchemaError as error:
+    except (SchemaError, UnsupportedServerError) as error:
         return failed(str(error), "do as it says, then verify again")
     return passed("applied, each with the text that this version has")
 
