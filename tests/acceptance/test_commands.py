@@ -193,3 +193,23 @@ def test_settings_lists_every_setting_with_its_source_and_no_password(deployment
 def test_what_nobody_knows_is_one_clear_line(deployment: Any) -> None:
     for command in (("show", "CA7"), ("finalize", "CA7"), ("check", "CA7"), ("dead", "show", "7")):
         assert_one_clear_line(deployment.run(*command), 1, command[-1])
+
+
+def test_where_output_is_not_in_utf_8_texts_are_escaped(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "日本語 🎧"
+    deployment.worker()
+    fields = {"agent_name": "Zoë", "message:1": json.dumps({"role": "user", "content": said})}
+    deployment.drain("CA1", fields)
+    deployment.write("CA2", fields)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    commands = [
+        *(("show", "CA1"), ("show", "CA2"), ("search", "日本語")),
+        *(("show", "CA1", "--json"), ("check", "CA2", "--json"), ("search", "日本語", "--json")),
+        *(("check", "CA2"), ("explain", "CA1"), ("stats",), ("settings",), ("verify",), ("play", "1")),
+    ]
+    done = run_each(deployment, commands)
+    assert [one.returncode for one in done] == [0] * len(done), [one.stderr for one in done]
+    for people in done[:3]:
+        assert r"\u65e5\u672c\u8a9e \U0001f3a7" in people.stdout
+    for program in done[3:6]:
+        assert "🎧" in json.dumps(json.loads(program.stdout), ensure_ascii=False)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from session_bridge import __version__
-from session_bridge.cli.output import report_errors
+from session_bridge.cli.output import bear_any_text, report_errors
 
 _COMMANDS = {
     "up": "session_bridge.cli.up",
@@ -70,6 +70,7 @@ def app() -> None:
     Begin with `session-bridge up --play 25`: it starts both servers, plays calls, and shows what became of them. With
     REDIS_URL and DATABASE_URL set, every command works on those servers. `session-bridge settings` lists all settings.
     """
+    bear_any_text()
     from session_bridge import log  # noqa: PLC0415  # the base installation has not what it needs, but a --version
 
     # For all that say nothing else: what goes wrong is told by their own words.

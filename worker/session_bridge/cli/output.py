@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
+from io import TextIOWrapper
 from uuid import UUID
 
 import click
@@ -38,9 +39,16 @@ def report_errors() -> Iterator[None]:
         sys.exit(EXIT_ERROR)
 
 
+def bear_any_text() -> None:
+    """Print what standard output cannot encode as escapes: a call may speak any language, a terminal may not."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: object) -> None:
-    """`value` as JSON, for programs."""
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+    """`value` as JSON, for programs; in ASCII where standard output is not in UTF-8."""
+    narrow = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    click.echo(json.dumps(value, default=_plain, ensure_ascii=narrow, indent=2))
 
 
 def _plain(value: object) -> object:
