@@ -89,6 +89,25 @@ def test_an_address_that_is_none_is_one_clear_line(deployment: Any, name: str) -
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "QUEUE_REDIS_URL"])
+def test_an_option_that_nobody_knows_is_one_clear_line(deployment: Any, name: str) -> None:
+    for command in ("worker", "status") if name == "REDIS_URL" else ("worker",):
+        done = deployment.run(command, **{name: f"{deployment.redis_url}?socket_timout=5"})
+        assert_one_clear_line(done, 2, name, "socket_timout", "socket_timeout")
+
+
+def test_an_address_that_says_how_others_read_serves_as_any_other(deployment: Any) -> None:
+    as_others_read = "decode_responses=True&encoding=latin-1&encoding_errors=ignore&protocol=3&max_connections=1"
+    address = f"{deployment.redis_url}?{as_others_read}&socket_timeout=20"
+    worker = deployment.worker(REDIS_URL=address, QUEUE_REDIS_URL=address)
+    for command in (("play", "3"), ("sweep",), ("status",), ("ledger",)):
+        done = deployment.run(*command, REDIS_URL=address)
+        assert done.returncode == 0, done.stderr
+    deployment.drain("CA1", {"agent_name": "Zoë"})
+    assert deployment.call("CA1")["agent_name"] == "Zoë"
+    worker.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [

@@ -27,7 +27,12 @@ likely = {
     "metric_type": st.sampled_from(["llm_ttfb", "llm_prompt_tokens", "own", ""]),
     "unit": st.sampled_from(["ms", "s", None]),
     "value": number,
-    "timestamp": st.sampled_from(["2026-11-21T10:00:00+00:00", "2026-11-21 10:00", 1763720000, "", None, "never"]),
+    "timestamp": st.sampled_from(
+        [
+            *("2026-11-21T10:00:00+00:00", "2026-11-21T10:00:00.120Z", "2026-11-21T15:30:00+05:30"),
+            *("2026-11-21 10:00", 1763720000, "", None, "never"),
+        ]
+    ),
     "chunks": st.lists(chunk, max_size=3),
     "to_node_id": text,
     "query_text": text,

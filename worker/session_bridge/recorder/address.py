@@ -15,6 +15,15 @@ _SENTINEL_PORT = 26379
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
 # Where the files of a TLS client are, in redis-py's own words; the same for sentinels and master.
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+# What the address of one server may say, besides where it is. Any other option would be a mistake in its name.
+_OPTIONS = frozenset(
+    "db username password client_name socket_timeout socket_connect_timeout socket_keepalive health_check_interval "
+    "retry_on_timeout ssl_cert_reqs ssl_check_hostname ssl_ca_data ssl_ciphers".split()
+).union(_TLS_FILES)
+_WHERE = frozenset(("connection_class", "host", "port", "path"))
+# What those who share the address want of their own clients: here each reads in its own way, over as many connections
+# as it takes.
+_FOR_OTHERS = frozenset(("decode_responses", "encoding", "encoding_errors", "protocol", "max_connections"))
 _PLAIN_FORM = "write redis://[user:password@]host[:port][/db], rediss://…, unix:///path[?db=…] or redis+sentinel://…"
 _FORM = "write redis+sentinel://[user:password@]host:port,host:port/service[/db][?sentinel_password=…]"
 ESCAPES = "in user and password, @ : / ? # % are %40 %3A %2F %3F %23 %25"
@@ -58,8 +67,7 @@ def pool_of(url: str, plain: type[ConnectionPool], **options: Any) -> Connection
         # A file has no TCP, and redis-py takes nothing for it that is TCP's.
         options.pop("socket_keepalive", None)
     if not is_sentinel(url):
-        _options(url)
-        return plain.from_url(url, **options)
+        return plain(**options | _options(url))
     hosts, service, of_sentinels, of_master = _parts(url)
     shared = {name: value for name, value in options.items() if name.startswith("socket_")}
     manager = Sentinel(hosts, sentinel_kwargs={**shared, **of_sentinels})
@@ -78,10 +86,13 @@ def server_of(url: str) -> tuple[object, ...]:
 def _options(url: str) -> dict[str, Any]:
     """What the address of one server says, by redis-py's names."""
     try:
-        return dict(parse_url(url))
+        options = dict(parse_url(url))
     except ValueError:
         # Its words quote the address, and with it perhaps the password.
         raise ValueError(f"{_PLAIN_FORM}; {ESCAPES}") from None
+    if unknown := options.keys() - _WHERE - _OPTIONS - _FOR_OTHERS:
+        raise ValueError(f"nobody knows the option {min(unknown)}; there are {', '.join(sorted(_OPTIONS))}")
+    return {name: value for name, value in options.items() if name not in _FOR_OTHERS}
 
 
 def _scheme(url: str) -> str:
