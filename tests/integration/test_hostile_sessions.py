@@ -212,7 +212,7 @@ async def test_a_role_nobody_knows_is_a_reject(bridge: Any) -> None:
 
 
 async def test_documents_of_another_kind_are_rejects_and_items_of_the_history_alone(bridge: Any) -> None:
-    fields = {b"collected_data": b"[1]", b"metadata": b"text", b"objections_encountered": b"{}", b"analysis": b"7"}
+    fields = {b"collected_data": b"[1]", b"metadata": b"text", b"objections_encountered": b'{"a":1}', b"analysis": b"7"}
     items = [{"role": "user", "content": "one"}, "two", {"role": "user"}, {"role": "bot", "text": "three"}]
     await bridge.ask("CA1", {**fields, b"transcript_history": json.dumps(items).encode()})
     await bridge.drain()

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.credits import CreditPolicy
 from session_bridge.contract.keys import Keys
+from session_bridge.contract.rates import currency_of
 from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.loop import DrainLoop
 from session_bridge.drain.money import Money
@@ -93,7 +94,7 @@ def credit_policy_of(settings: Settings) -> CreditPolicy | None:
     if settings.credits == "off":
         return None
     floor = settings.credit_floor_cents if settings.credits == "floor" else None
-    return CreditPolicy(settings.credit_currency, floor)
+    return CreditPolicy(currency_of(settings.credit_currency), floor)
 
 
 def archive_of(settings: Settings) -> ArchiveConnections:

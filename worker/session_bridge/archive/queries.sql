@@ -90,6 +90,16 @@ ON CONFLICT DO NOTHING;
 -- The older form of the transcript gives way to message events.
 DELETE FROM call_messages WHERE session_id = ANY(%(session_ids)s) AND event_id LIKE 'history:%%';
 
+-- name: drop_chunks
+-- Retrieved chunks that a later writing of their retrieval does not name.
+DELETE FROM call_rag_chunks WHERE session_id = ANY(%(session_ids)s) AND (session_id, event_id, chunk_rank) IN (
+    SELECT * FROM unnest(%(session_id)s::uuid[], %(event_id)s::text[], %(chunk_rank)s::integer[]));
+
+-- name: drop_cost_breakdowns
+-- What a call cost in currencies in which, as is known now, it cost nothing.
+DELETE FROM call_cost_breakdowns WHERE session_id = ANY(%(session_ids)s) AND (session_id, currency) IN (
+    SELECT * FROM unnest(%(session_id)s::uuid[], %(currency)s::text[]));
+
 -- name: keep_rejects
 -- Keep what could not be understood; a second drain that meets it again keeps it once.
 INSERT INTO call_session_rejects (
@@ -101,7 +111,7 @@ ON CONFLICT DO NOTHING;
 
 -- name: archived_rejects
 -- What is kept already of what could not be understood, and whether it is archived in a cleaned form.
-SELECT session_id::text, digest, reason = 'cleaned' AS cleaned
+SELECT session_id::text, digest, field_raw, reason = 'cleaned' AS cleaned
 FROM call_session_rejects WHERE session_id = ANY(%(session_ids)s);
 
 -- name: archived_transcripts

@@ -11,16 +11,24 @@ from psycopg import sql
 
 from session_bridge.archive.connection import ArchiveConnections
 from session_bridge.archive.sql import QUERIES
-from session_bridge.archive.tables import EVENT_TABLES, RAG_CHUNKS, SESSIONS, UNKNOWN_EVENTS, Row, Table
+from session_bridge.archive.tables import (
+    COST_BREAKDOWNS,
+    EVENT_TABLES,
+    RAG_CHUNKS,
+    SESSIONS,
+    UNKNOWN_EVENTS,
+    Row,
+    Table,
+)
 
 
 @dataclass(slots=True)
 class ArchivedCall:
-    """One archived call: its row of `call_sessions` by column name, JSON as text, and the rows of its events.
+    """One archived call: its row of `call_sessions` by column name, JSON as text, and rows of other tables.
 
     `rows` are just as a drain writes them, but for the spaces in their JSON; `contents` has the texts of its chunks by
     their hash. `history` and `analysis` are the JSON texts of `transcript_history` and of the analysis document;
-    `rejects` has the digest of every reject kept, and whether its field is archived in a cleaned form.
+    `rejects` has the digest of every reject kept, its field, and whether that is archived in a cleaned form.
     """
 
     session: dict[str, Any]
@@ -28,7 +36,7 @@ class ArchivedCall:
     contents: dict[str, str] = field(default_factory=dict)
     history: str | None = None
     analysis: str | None = None
-    rejects: dict[bytes, bool] = field(default_factory=dict)
+    rejects: dict[bytes, tuple[bytes, bool]] = field(default_factory=dict)
 
     def of(self, table: Table) -> list[Row]:
         """The rows of one table, in no order."""
@@ -42,14 +50,14 @@ async def read_back(connections: ArchiveConnections, session_ids: Sequence[str])
     # All statements go out together: one round trip instead of one a table.
     async with connections.transaction() as connection, connection.pipeline():
         sessions = await connection.execute(_select(SESSIONS), ids)
-        events = {table: await connection.execute(_select(table), ids) for table in _EVENTS}
+        plain = {table: await connection.execute(_select(table), ids) for table in _PLAIN}
         chunks = await connection.execute(_select(_CHUNK_TEXTS), ids)
         histories, analyses, rejects = [await connection.execute(QUERIES[name], ids) for name in _OTHERS]
 
         for row in await sessions.fetchall():
             session = dict(zip(SESSIONS.columns, row, strict=True))
             calls[session["id"]] = ArchivedCall(session)
-        for table, cursor in events.items():
+        for table, cursor in plain.items():
             for row in await cursor.fetchall():
                 calls[row[0]].rows.setdefault(table, []).append(row)
         for row in await chunks.fetchall():
@@ -61,14 +69,14 @@ async def read_back(connections: ArchiveConnections, session_ids: Sequence[str])
             calls[session_id].history = history
         for session_id, analysis in await analyses.fetchall():
             calls[session_id].analysis = analysis
-        for session_id, digest, cleaned in await rejects.fetchall():
+        for session_id, digest, name, cleaned in await rejects.fetchall():
             if session_id in calls:
-                calls[session_id].rejects[bytes(digest)] = cleaned
+                calls[session_id].rejects[bytes(digest)] = bytes(name), cleaned
     return calls
 
 
-_EVENTS = (*EVENT_TABLES.values(), UNKNOWN_EVENTS)
-READ_BACK = frozenset((*_EVENTS, RAG_CHUNKS))
+_PLAIN = (*EVENT_TABLES.values(), UNKNOWN_EVENTS, COST_BREAKDOWNS)
+READ_BACK = frozenset((*_PLAIN, RAG_CHUNKS))
 """The tables whose rows an archived call has."""
 _OTHERS = ("archived_transcripts", "archived_analyses", "archived_rejects")
 # The view that joins retrieved chunks to their text.

@@ -18,11 +18,13 @@ from session_bridge.archive.connection import ArchiveConnections, Connection, fe
 from session_bridge.archive.copy import Copy, copy_all, copy_of
 from session_bridge.archive.insert import insert_statement, json_text, merge_statement
 from session_bridge.archive.journal import JOURNAL, Entry
-from session_bridge.archive.tables import CHILDREN, SESSIONS, Cell, Row, Table
+from session_bridge.archive.tables import CHILDREN, COST_BREAKDOWNS, RAG_CHUNKS, SESSIONS, Cell, Row, Table
 
 _Item = TypeVar("_Item")
 _PIECE_BYTES, _PIECE_ITEMS = 32 << 20, 10_000
 _FEW_ROWS, _FEW_BYTES = 4_000, 4 << 20
+# Rows of other tables stay: an event that was archived is part of the call for good.
+_DROPS = {RAG_CHUNKS: "drop_chunks", COST_BREAKDOWNS: "drop_cost_breakdowns"}
 _LANGUAGE = SESSIONS.columns.index("language")
 
 
@@ -41,8 +43,8 @@ class RejectedField:
 class WritableCall:
     """One call as the writer takes it.
 
-    `merge` says that rows of it are archived already. `rows` are those that are not; `changed` are those that may
-    differ from what is. `size_bytes` is about how much memory all of it takes.
+    `merge` says that rows of it are archived already. `rows` are those that are not, `changed` those that may differ
+    from what is, `gone` those that are archived and are no more. `size_bytes` is about how much memory all of it takes.
     """
 
     book: Drained
@@ -53,6 +55,7 @@ class WritableCall:
     rejects: list[RejectedField] = field(default_factory=list)
     merge: bool = False
     changed: dict[Table, list[Row]] = field(default_factory=dict)
+    gone: dict[Table, list[Row]] = field(default_factory=dict)
     drop_history: bool = False
     size_bytes: int = 0
     charge: Charge | None = None
@@ -117,7 +120,7 @@ async def write(
             batch = batch_of([call for call in batch.calls if call.book.call_sid in allowed])
         if batch.copied:
             await copy_all(connection, batch.copied)
-        if batch.inserted or batch.merged:
+        if batch.inserted or batch.merged or any(call.gone for call in batch.calls):
             async with connection.pipeline():
                 await _insert(connection, batch)
         if batch.copied:
@@ -157,6 +160,10 @@ async def _insert(connection: Connection, batch: Batch) -> None:
     """Insert and merge rows, in a pipeline that the caller has begun; with a few calls their chunk texts too."""
     if forms := [call.book.session_id for call in batch.calls if call.drop_history]:
         await run(connection, "drop_history", session_ids=forms)
+    for table, name in _DROPS.items():
+        if gone := [row for call in batch.calls for row in call.gone.get(table, ())]:
+            key = {column: [row[table.columns.index(column)] for row in gone] for column in table.key}
+            await run(connection, name, session_ids=[*{row[0] for row in gone}], **key)
     if batch.inserted:
         await _execute(connection, insert_statement(*batch.inserted), *batch.inserted.values())
     for table, text in batch.merged.items():

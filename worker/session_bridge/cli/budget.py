@@ -13,7 +13,7 @@ from session_bridge.cli.output import EXIT_ERROR, console, print_facts, print_js
 from session_bridge.cli.values import Cents, shown
 from session_bridge.contract.budget import Budget
 from session_bridge.contract.ids import now
-from session_bridge.contract.rates import DEFAULT_CURRENCY
+from session_bridge.contract.rates import DEFAULT_CURRENCY, currency_of
 from session_bridge.service import open_bridge
 from session_bridge.settings import load_settings
 
@@ -71,7 +71,7 @@ def show_command(*, user_id: str | None, tenant_id: str | None, limit: int, as_j
 @click.option("--call", "cap", type=Cents(), help="Cents that one call may cost; no limit if not given.")
 @click.option("--warn-at", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Part of a limit.")
 @click.option("--cutoff/--no-cutoff", default=False, help="Whether a call is to be ended at a limit.")
-@click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
+@click.option("--currency", type=currency_of, metavar="CODE", default=DEFAULT_CURRENCY, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the budget as JSON.")
 def set_command(
     *,

@@ -11,7 +11,7 @@ import click
 from session_bridge.archive.credits import Balance, Transaction, balances, grant, history
 from session_bridge.cli.output import console, print_json, print_table
 from session_bridge.cli.values import Cents, shown
-from session_bridge.contract.rates import DEFAULT_CURRENCY
+from session_bridge.contract.rates import DEFAULT_CURRENCY, currency_of
 from session_bridge.service import open_bridge
 from session_bridge.settings import load_settings
 
@@ -66,7 +66,7 @@ def show_command(*, user_id: str | None, tenant_id: str | None, limit: int, as_j
 @click.argument("user_id")
 @click.argument("amount", type=Cents())
 @click.option("--tenant", "tenant_id", default="", help="The user's tenant.")
-@click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
+@click.option("--currency", type=currency_of, metavar="CODE", default=DEFAULT_CURRENCY, show_default=True)
 @click.option("--note", help="What for.")
 @click.option("--json", "as_json", is_flag=True, help="Print the balance as JSON.")
 def grant_command(

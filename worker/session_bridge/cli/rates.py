@@ -13,7 +13,7 @@ from session_bridge.archive.rates import end_rate, read_rates, set_rate
 from session_bridge.cli.output import EXIT_ERROR, console, print_json, print_table
 from session_bridge.cli.values import Cents, Moment, shown
 from session_bridge.contract.ids import now
-from session_bridge.contract.rates import DEFAULT_CURRENCY, UNITS, Rate, RateBook, service_of, unit_of
+from session_bridge.contract.rates import DEFAULT_CURRENCY, UNITS, Rate, RateBook, currency_of, service_of, unit_of
 from session_bridge.service import open_bridge
 from session_bridge.settings import load_settings
 
@@ -65,7 +65,7 @@ def list_command(*, moment: datetime | None, as_json: bool) -> None:
 @click.option("--model", default="", help="Only this model; for telephony inbound or outbound.")
 @click.option("--unit", required=True, help=_UNITS_HELP)
 @click.option("--price", "price_cents", type=Cents(), required=True, help="Cents for one unit.")
-@click.option("--currency", default=DEFAULT_CURRENCY, show_default=True)
+@click.option("--currency", type=currency_of, metavar="CODE", default=DEFAULT_CURRENCY, show_default=True)
 @click.option("--step", type=Cents(), help="Bill in whole steps of so many units: 1 bills each begun minute.")
 @click.option("--from", "valid_from", type=Moment(), help="When it begins to hold; now if not given.")
 @click.option("--to", "valid_to", type=Moment(), help="When it ceases to hold.")

@@ -29,14 +29,14 @@ Float = Annotated[float, Field(allow_inf_nan=False)]
 
 def as_money(number: Decimal) -> Decimal:
     """`number` as a column of type numeric(24, 10) keeps it; raises ValueError if it cannot."""
-    if not (number.is_finite() and abs(number) < _WIDEST_MONEY):
+    # Not `abs`, which overflows where the exponent is beyond a million.
+    if not (number.is_finite() and number.copy_abs() < _WIDEST_MONEY and len(number.as_tuple().digits) <= _MOST_DIGITS):
         raise ValueError("the number is too large")
     return number.quantize(_SMALLEST_MONEY, ROUND_HALF_UP)
 
 
-_SMALLEST_MONEY, _WIDEST_MONEY = Decimal("1e-10"), Decimal(99_999_999_999_999)
-MOST_DIGITS = 24
-Money = Annotated[Decimal, Field(max_digits=MOST_DIGITS, allow_inf_nan=False), AfterValidator(as_money)]
+_SMALLEST_MONEY, _WIDEST_MONEY, _MOST_DIGITS = Decimal("1e-10"), Decimal(99_999_999_999_999), 24
+Money = Annotated[Decimal, Field(allow_inf_nan=False), AfterValidator(as_money)]
 Needed = Annotated[str, StringConstraints(min_length=1)]
 # Told apart and parsed by contract.times: what a moment may be written as is wider than one pydantic type.
 Moment = str | float | int | None

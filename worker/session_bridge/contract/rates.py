@@ -83,6 +83,12 @@ def service_of(word: str) -> str:
     return _SERVICES.get(plain, plain)
 
 
+def currency_of(word: str | None) -> str:
+    """The currency that a writer's `word` means: a code of ISO 4217 in capitals, any other word as it is."""
+    plain = (word or "").strip() or DEFAULT_CURRENCY
+    return plain.upper() if len(plain) == len(DEFAULT_CURRENCY) and plain.isascii() and plain.isalpha() else plain
+
+
 def unit_of(word: str) -> str:
     """The name of the unit that `word` means, in the singular and as `rates list` shows it; an unknown one is kept."""
     plain = _plain(word).removeprefix("per_")

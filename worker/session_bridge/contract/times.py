@@ -96,6 +96,7 @@ def parse_time(value: object, zone: tzinfo = UTC) -> datetime:
 
 
 def _from_text(text: str) -> datetime:
+    text = text.upper() if text.endswith("z") else text  # as RFC 3339 allows it
     # To ISO 8601 a run of digits may be a date, but to everybody who writes calls it is an epoch.
     if text[4:5] == "-":
         with suppress(ValueError):

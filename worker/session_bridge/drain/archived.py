@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import cast
 
@@ -30,7 +31,6 @@ HISTORY_ID = "history:"
 _EVENT, _CHUNK = 3, 5
 _RETRIEVAL, _RANK, _HASH = map(RAG_CHUNKS.columns.index, ("event_id", "chunk_rank", "content_hash"))
 _UNKNOWN = itemgetter(*map(UNKNOWN_EVENTS.columns.index, ("family", "event_id", "timestamp", "payload")))
-_DOUBT = ('_at_raw"', 'timestamp_raw"')
 
 
 def call_of(archived: ArchivedCall) -> Call:
@@ -39,9 +39,10 @@ def call_of(archived: ArchivedCall) -> Call:
     inferred = set(from_json(session["inferred"])) if session["inferred"] else set()
     call = Call(session["call_sid"])
     call.state = {name: session[name] for name in STATE_COLUMNS if session[name] is not None and name not in inferred}
-    if call.state.get("status_by") == "inferred" and call.state["status"] not in PROVISIONAL:
-        # It was concluded from a request. If there is one now, it will be again; if not, the call lives.
-        del call.state["status"], call.state["status_by"]
+    if call.state.get("status_by", "inferred") == "inferred" and call.state["status"] not in PROVISIONAL:
+        # Nobody said it: it was concluded from a request, or there was none. From what is known now it will be again.
+        call.state.pop("status_by", None)
+        del call.state["status"]
     if session["tenant_id"] is not None:
         call.state["tenant_id"] = session["tenant_id"]
     call.documents = {name: from_json(session[name]) for name in SESSION_DOCUMENTS if session[name]}
@@ -58,15 +59,7 @@ def call_of(archived: ArchivedCall) -> Call:
         for event in retrievals:
             event.chunks = chunks.get(event.event_id, [])
     call.unknown_events = [UnknownEvent(*_UNKNOWN(row)) for row in archived.of(UNKNOWN_EVENTS)]
-    call.doubtful = _doubts(session["extra"]) or any(
-        _doubts(cast("str | None", row[-1])) for table in EVENT_TABLES.values() for row in archived.of(table)
-    )
     return call
-
-
-def _doubts(extra: str | None) -> bool:
-    """Whether a time was kept as it came because it made no sense."""
-    return extra is not None and any(mark in extra for mark in _DOUBT)
 
 
 def _events(family: Family, rows: Sequence[Row]) -> list[Event]:
@@ -91,18 +84,27 @@ def _chunks(archived: ArchivedCall) -> dict[str, list[Columns]]:
     return chunks
 
 
-def news_of(table: Table, rows: Sequence[Row], archived: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Of `rows` those that are not `archived`, and those that may have changed; the others are archived just so."""
+@dataclass(slots=True)
+class News:
+    """The rows of one table that are not archived yet, those that may have changed, and those that are no more."""
+
+    new: list[Row]
+    changed: list[Row] = field(default_factory=list)
+    gone: list[Row] = field(default_factory=list)
+
+
+def news_of(table: Table, rows: Sequence[Row], archived: Sequence[Row]) -> News:
+    """What `rows` say that the `archived` ones do not; a row that is archived just so is left out."""
     if not archived:
-        return list(rows), []
+        return News(list(rows))
     key = itemgetter(*map(table.columns.index, table.key[1:]))
     known = {key(row): row for row in archived}
-    new: list[Row] = []
-    changed: list[Row] = []
+    news = News([])
     for row in rows:
-        kept = known.get(key(row))
+        kept = known.pop(key(row), None)
         if kept is None:
-            new.append(row)
+            news.new.append(row)
         elif kept != row:
-            changed.append(row)
-    return new, changed
+            news.changed.append(row)
+    news.gone.extend(known.values())
+    return news

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
+from session_bridge.contract.times import canonical_time
 
 Value: TypeAlias = str | int | float | bool | Decimal | datetime | list[dict[str, JsonValue]] | None
 """A field of an event or of the state; what is kept as JSON is held as its text."""
@@ -67,12 +68,34 @@ class Call:
         """The events of one family, in no order yet."""
         return self.events.get(family, [])
 
-    @property
-    def last_activity(self) -> datetime | None:
-        """The last moment at which anything is known to have happened in the call."""
-        stamps = [event.timestamp for events in self.events.values() for event in events if event.timestamp]
-        stamps += [event.timestamp for event in self.unknown_events if event.timestamp]
+    def last_activity(self, zone: tzinfo = UTC) -> datetime | None:
+        """The last moment at which anything is known to have happened in the call; `zone` is that of times without one.
+
+        A price or a recording's link may come a day later: when it came says nothing. Nor is it known of a family that
+        nobody knows, which counts only where nothing else tells.
+        """
+        stamps = [
+            stamp
+            for family, events in self.events.items()
+            if family not in _AFTERWARDS
+            for event in events
+            for stamp in ((event.joined_at, event.left_at) if family is Family.PARTICIPANT else (event.timestamp,))
+        ]
+        stamps += [_stamp(item, zone) for item in self.history]
         moments = [self.state.get(name) for name in ("last_activity_at", "answered_at", "started_at")]
-        if stamps:
-            moments.append(datetime.fromisoformat(max(stamps)))
+        known = [stamp for stamp in stamps if stamp]
+        if not known and moments[0] is None:
+            known = [event.timestamp for event in self.unknown_events if event.timestamp]
+        if known:
+            moments.append(datetime.fromisoformat(max(known)))
         return max((moment for moment in moments if isinstance(moment, datetime)), default=None)
+
+
+_AFTERWARDS = frozenset((Family.COST, Family.RECORDING))
+
+
+def _stamp(item: dict[str, JsonValue], zone: tzinfo) -> str | None:
+    try:
+        return canonical_time(item.get("timestamp"), zone)
+    except ValueError:
+        return None

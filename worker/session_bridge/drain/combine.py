@@ -6,8 +6,9 @@ an empty one, nor a newer one to an older, and a status that has ended does not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -15,7 +16,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from session_bridge.contract.event import Event
-from session_bridge.contract.fields import Family, FinalizedBy
+from session_bridge.contract.fields import TIME_FIELDS, Family, FinalizedBy
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, EndReason, Status, end_reason_of, status_of
 from session_bridge.drain.call import Call, UnknownEvent, Value
 
@@ -33,20 +34,22 @@ _RECORDING = {
     "recording_url": "recording_url",
     "duration_seconds": "recording_duration_seconds",
 }
+# The names under which `drain.events` keeps such a time of an event.
+_RAW, _RAW_TIME = "_raw", re.compile("(?:timestamp|joined_at|left_at)_raw_*")
 _STATUS = ("status", "status_raw", "status_by", "status_sequence")
 
 
-def combine(archived: Call | None, read: Call, *, requested: bool) -> Call:
+def combine(archived: Call | None, read: Call, *, requested: bool, zone: tzinfo = UTC) -> Call:
     """`archived` (None for a call not archived yet) and `read` as one; `requested` if its end was asked for.
 
-    `read` is used up.
+    `read` is used up. `zone` is that of times without one.
     """
     _name_status(read)
     if archived is not None:
         _join(archived, read)
     if requested:
         _end(read)
-    _infer_end(read)
+    _infer_end(read, zone)
     _infer_start(read)
     _infer_recording(read)
     return read
@@ -70,7 +73,7 @@ def _name_status(call: Call) -> None:
         # Who said it and in what order tell nothing about a status that was not said; it stays among what nobody knows.
         for name in ("status_by", "status_sequence"):
             said = state.pop(name, None)
-            if said is not None and "status_raw" not in state:
+            if said is not None:
                 call.extra.setdefault(name, str(said))
 
 
@@ -94,7 +97,9 @@ def _join(archived: Call, read: Call) -> None:
         state["last_activity_at"] = activity
 
     read.documents = older.documents | newer.documents
-    read.extra = older.extra | newer.extra
+    # A time that made no sense was said anew, and makes sense.
+    mended = {f"{name}_raw" for name in TIME_FIELDS if not stale and name in read.state} - read.extra.keys()
+    read.extra = {name: text for name, text in (older.extra | newer.extra).items() if name not in mended}
     read.history = join_history(archived.history, read.history)
     read.events = {
         family: _join_events(older.of(family), newer.of(family))
@@ -103,7 +108,19 @@ def _join(archived: Call, read: Call) -> None:
     }
     read.unknown_events = _join_events(older.unknown_events, newer.unknown_events, _family_and_id, _payload)
     read.state = state
-    read.doubtful = archived.doubtful or read.doubtful
+    read.doubtful = _is_doubtful(read)
+
+
+def _is_doubtful(call: Call) -> bool:
+    """Whether a time of the call was kept as it came because it made no sense."""
+    if any(f"{name}_raw" in call.extra and name not in call.state for name in TIME_FIELDS):
+        return True
+    return any(
+        _RAW in event.extra and any(map(_RAW_TIME.fullmatch, from_json(event.extra)))
+        for events in call.events.values()
+        for event in events
+        if event.extra
+    )
 
 
 def _join_events(
@@ -140,7 +157,10 @@ def _join_status(archived: Call, read: Call, *, stale: bool) -> dict[str, Value]
     if "status" not in new:
         if old.get("status") in PROVISIONAL and lives(archived, read):
             return {"status": Status.IN_PROGRESS, "status_by": _INFERRED}
-        return old
+        if old.get("status") in TERMINAL | PROVISIONAL or stale:
+            return old
+        # A word that nobody knows is the latest all the same.
+        return old | new
     if "status" not in old:
         return new
     was_ended, ends = old["status"] in TERMINAL, new["status"] in TERMINAL
@@ -166,6 +186,8 @@ def lives(archived: Call, read: Call) -> bool:
     known = {event.event_id for event in archived.of(Family.MESSAGE)}
     if any(event.event_id not in known for event in read.of(Family.MESSAGE)):
         return True
+    if len(join_history(archived.history, read.history)) > len(archived.history):
+        return True
     before, after = _moment(archived, "last_activity_at"), _moment(read, "last_activity_at")
     return after is not None and (before is None or after > before)
 
@@ -183,10 +205,10 @@ def _end(call: Call) -> None:
         state["end_reason"] = EndReason.ABANDONED
 
 
-def _infer_end(call: Call) -> None:
+def _infer_end(call: Call, zone: tzinfo) -> None:
     state = call.state
     if state.get("status") in TERMINAL | PROVISIONAL and "ended_at" not in state:
-        activity = call.last_activity
+        activity = call.last_activity(zone)
         if activity is not None:
             state["ended_at"] = activity
             call.inferred.add("ended_at")
@@ -229,7 +251,21 @@ def join_history(archived: list[dict[str, JsonValue]], read: list[dict[str, Json
     for length in range(min(len(archived), len(read)), 0, -1):
         if archived[-length] == read[0] and archived[-length:] == read[:length]:
             return archived + read[length:]
+    # A sentence that went on, or was cut off, since it was written down: the last one is another then.
+    for length in range(min(len(archived), len(read)), 0, -1):
+        alone = length == 1 < len(archived)
+        if not alone and archived[-length:-1] == read[: length - 1] and _is_rewritten(archived[-1], read[length - 1]):
+            return archived[:-1] + read[length - 1 :]
     return archived + read
+
+
+def _is_rewritten(before: dict[str, JsonValue], after: dict[str, JsonValue]) -> bool:
+    """Whether two items are one sentence, of which more or less is said in the later reading."""
+    said, now = before.get("content"), after.get("content")
+    if before.get("role") != after.get("role") or not isinstance(said, str) or not isinstance(now, str):
+        return False
+    time = before.get("timestamp")
+    return (time is not None and time == after.get("timestamp")) or now.startswith(said) or said.startswith(now)
 
 
 def _within(part: list[dict[str, JsonValue]], whole: list[dict[str, JsonValue]]) -> bool:

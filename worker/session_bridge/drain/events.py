@@ -11,7 +11,6 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from decimal import Decimal
 from math import isfinite
 from typing import TypeAlias, cast
 
@@ -20,7 +19,7 @@ from pydantic import JsonValue, ValidationError
 
 from session_bridge.contract.event import Columns, Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.models import CHUNK_KNOWN, MOST_DIGITS, ChunkPart, FamilyModel, as_money
+from session_bridge.contract.models import CHUNK_KNOWN, ChunkPart, FamilyModel, as_money
 from session_bridge.contract.times import canonical_time, canonical_times
 from session_bridge.contract.vocabulary import LATENCY_TYPES
 from session_bridge.drain.call import Call, Value
@@ -40,7 +39,14 @@ _ROLES = {
     "developer": "system",
     "function": "tool",
 }
-_MILLISECONDS = {"s": 1000.0, "sec": 1000.0, "seconds": 1000.0, "second": 1000.0, "us": 0.001, "ns": 0.000001}
+_UNITS = {
+    1.0: "ms msec msecs millisecond milliseconds",
+    1000.0: "s sec secs second seconds",
+    60_000.0: "m min mins minute minutes",
+    0.001: "us µs μs usec usecs microsecond microseconds",
+    0.000001: "ns nsec nsecs nanosecond nanoseconds",
+}
+_MILLISECONDS = {word: factor for factor, words in _UNITS.items() for word in words.split()}
 _NUL = b"\\u0000"
 
 
@@ -104,12 +110,6 @@ def _plain_moment(value: object, rules: EventRules) -> str | None:
     return None if value is None or value == "" else canonical_time(value, rules.zone)
 
 
-def _plain_money(amount: Decimal) -> Decimal:
-    if not amount.is_finite() or len(amount.as_tuple().digits) > MOST_DIGITS:
-        raise ValueError("the number is too large")
-    return as_money(amount)
-
-
 def _settle_units(metrics: Sequence[Event], rules: EventRules) -> None:
     for metric in metrics:
         if metric.unit != "ms" and metric.metric_type in LATENCY_TYPES:
@@ -125,7 +125,7 @@ def _settle_columns(model: FamilyModel, events: Sequence[Event], rules: EventRul
     for column in model.money_columns:
         for event in events:
             if (amount := getattr(event, column)) is not None:
-                setattr(event, column, _plain_money(amount))
+                setattr(event, column, as_money(amount))
     for column in model.json_columns:
         for event in events:
             if (document := getattr(event, column)) is not None:
@@ -169,7 +169,19 @@ def validate_leniently(model: FamilyModel, raw: bytes) -> tuple[dict[str, Value]
             value["role"] = _ROLES.get(word, word)
             # A writer may have one of its own: then the field is kept raw beside it.
             cleaned = value.setdefault("role_raw", role) != role or cleaned
-    return cast("dict[str, Value]", model.validator.validate_python(value)), cleaned
+    return _validated(model, value), cleaned
+
+
+def _validated(model: FamilyModel, value: dict[str, JsonValue]) -> dict[str, Value]:
+    """What `model` makes of `value`; empty text where something else is meant, or `{}` for a list, says nothing."""
+    try:
+        return cast("dict[str, Value]", model.validator.validate_python(value))
+    except ValidationError as error:
+        empty = {detail["loc"][0] for detail in error.errors() if detail["input"] in ("", {})}
+        if not empty:
+            raise
+        rest = {name: one for name, one in value.items() if name not in empty}
+        return cast("dict[str, Value]", model.validator.validate_python(rest))
 
 
 def finish(model: FamilyModel, event_id: str, data: dict[str, Value], rules: EventRules, call: Call) -> Event:
@@ -217,7 +229,7 @@ def _to_milliseconds(data: dict[str, Value], rules: EventRules) -> None:
         return
     unit = data.get("unit") or rules.metric_unit
     if unit != "ms":
-        factor = _MILLISECONDS.get(str(unit).lower())
+        factor = _MILLISECONDS.get(str(unit).strip().lower())
         if factor is None:
             return
         value = data["value"] = cast("float", data["value"]) * factor

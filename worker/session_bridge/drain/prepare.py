@@ -16,7 +16,7 @@ from session_bridge.archive.tables import Row, Table
 from session_bridge.archive.writer import RejectedField, WritableCall, reject_digest
 from session_bridge.contract.fields import Family
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status, status_of
-from session_bridge.drain.archived import call_of, news_of
+from session_bridge.drain.archived import News, call_of, news_of
 from session_bridge.drain.call import Call, Reject
 from session_bridge.drain.combine import combine, lives
 from session_bridge.drain.money import MoneyRules, charge_of
@@ -94,8 +94,10 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
             reading.call.state.pop(name.decode(), None)
     ended = snapshot.claim.queue is Queue.READY and not goes_on
     over = ended or _is_over(record, kept)
-    call = combine(archived, reading.call, requested=over)
+    call = combine(archived, reading.call, requested=over, zone=rules.understanding.zone)
     told = kept.rejects if kept else {}
+    # What was refused before, and was written anew since.
+    understood = snapshot.fields.keys() - {reject.field for reject in call.rejects}
     call.rejects = [reject for reject in call.rejects if reject_digest(reject.field, reject.raw or b"") not in told]
     started_at, tenant_id = _datetime(call.state.get("started_at")), call.state.get("tenant_id")
     identity = Identity(
@@ -105,7 +107,7 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
         drains=(record.drains if record else 0) + 1,
         first_archived_at=kept.session["first_archived_at"] if kept else moment,
         archived_at=moment,
-        rejects=sum(not cleaned for cleaned in told.values()),
+        rejects=sum(not cleaned and name not in understood for name, cleaned in told.values()),
     )
     shaped = shape(call, identity, rules.understanding, _guarded(rules.outcome), rules.money.rates)
     session = shaped.session
@@ -124,16 +126,17 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     )
     what = "merged" if kept and book.state == "archived" else book.state
     journal = Entry(identity.session_id, moment, what, _told(call, shaped, snapshot, identity))
-    rows, changed = _sorted(shaped.rows, kept) if kept else (shaped.rows, {})
+    news = _news(shaped.rows, kept) if kept else {}
     writable = WritableCall(
         book,
         journal,
         shaped.session_row,
-        rows,
+        {table: news[table].new for table in news} if kept else shaped.rows,
         shaped.chunk_contents,
         [RejectedField(r.field, r.raw, r.size_bytes, r.reason, r.error) for r in call.rejects],
         merge=kept is not None,
-        changed=changed,
+        changed={table: news[table].changed for table in news},
+        gone={table: news[table].gone for table in news if news[table].gone},
         size_bytes=snapshot.claim.size_bytes,
         drop_history=bool(kept and call.history and call.of(Family.MESSAGE)),
         charge=charge_of(shaped, ended=book.state == "archived") if rules.money.charges else None,
@@ -141,15 +144,12 @@ def prepare(rules: DrainRules, reading: Reading, kept: ArchivedCall | None, mome
     return Prepared(snapshot, record, writable, ended)
 
 
-def _sorted(
-    shaped: Mapping[Table, list[Row]], kept: ArchivedCall
-) -> tuple[dict[Table, list[Row]], dict[Table, list[Row]]]:
-    """The rows of a call that is archived already: those that are new, and those that may have changed."""
-    new: dict[Table, list[Row]] = {}
-    changed: dict[Table, list[Row]] = {}
-    for table, rows in shaped.items():
-        new[table], changed[table] = news_of(table, rows, kept.of(table)) if table in READ_BACK else ([], rows)
-    return new, changed
+def _news(shaped: Mapping[Table, list[Row]], kept: ArchivedCall) -> dict[Table, News]:
+    """What is new of a call that is archived already."""
+    return {
+        table: news_of(table, rows, kept.of(table)) if table in READ_BACK else News([], rows)
+        for table, rows in shaped.items()
+    }
 
 
 def _is_over(record: Record | None, kept: ArchivedCall | None) -> bool:
@@ -186,7 +186,7 @@ def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity
         "drain": identity.drains,
         "status": str(shaped.session["status"]),
         "rows": sum(map(len, shaped.rows.values())),
-        ("due" if asked else "lease_ran_out"): datetime.fromtimestamp(claim.due_ms / 1000, UTC).isoformat(),
+        ("due" if asked else "lease_ran_out"): _moment(claim.due_ms),
     }
     for name in ("finalize_reason", "finalized_by"):
         if name in call.state:
@@ -196,6 +196,14 @@ def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity
     if claim.times > 1:
         told["claims_without_outcome"] = claim.times - 1
     return told
+
+
+def _moment(milliseconds: float) -> str:
+    """A score as a moment; one that is none as it is."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return str(milliseconds)
 
 
 def _guarded(outcome: OutcomeFunction) -> OutcomeFunction:

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from session_bridge.archive.tables import Row
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.rates import DEFAULT_CURRENCY, WHOLE_CALL, Line, RateBook, Service, Tariff
+from session_bridge.contract.rates import DEFAULT_CURRENCY, WHOLE_CALL, Line, RateBook, Service, Tariff, currency_of
 from session_bridge.contract.usage import TRANSCRIBERS, Connection, Meter, lines_of, metrics_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call
@@ -137,7 +137,7 @@ def _reported(costs: dict[str, Cost], events: list[Event], tariff: Tariff | None
         if amount is None and event.usage is not None and event.unit_price_cents is not None:
             amount = event.usage * event.unit_price_cents
         if amount is not None:
-            cost = costs.setdefault(event.currency or DEFAULT_CURRENCY, Cost())
+            cost = costs.setdefault(currency_of(event.currency), Cost())
             cost.by_service[event.service] = cost.by_service.get(event.service, _NONE) + amount
             cost.reported = (cost.reported or _NONE) + amount
             if tariff:
@@ -215,7 +215,7 @@ def _connection(call: Call) -> Connection:
     if call.doubtful or (status in _UNREACHED and answered is None and not (call.of(Family.MESSAGE) or call.history)):
         began = None
     if not isinstance(ended, datetime) and status not in TERMINAL | PROVISIONAL:
-        ended = call.last_activity
+        ended = call.last_activity()
     return Connection(
         began if isinstance(began, datetime) else None,
         ended if isinstance(ended, datetime) else None,

@@ -31,7 +31,7 @@ from session_bridge.archive.tables import (
 )
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family, FinalizedBy
-from session_bridge.contract.rates import DEFAULT_CURRENCY, NO_RATES, RateBook
+from session_bridge.contract.rates import NO_RATES, RateBook, currency_of
 from session_bridge.contract.vocabulary import PROVISIONAL, TERMINAL, Status
 from session_bridge.drain.call import Call, UnknownEvent
 from session_bridge.drain.order import in_order
@@ -206,7 +206,7 @@ def _event_rows(family: Family, head: tuple[str, str | None], events: Sequence[E
             event.duration_seconds = _seconds(event.joined_at, event.left_at)
     elif family is Family.COST:
         for event in events:
-            event.currency = event.currency or DEFAULT_CURRENCY
+            event.currency = currency_of(event.currency)
     elif family is Family.RAG:
         # Without its chunks, which have rows of their own.
         return [(session_id, tenant_id, place, *astuple(event)[:-1]) for place, event in numbered]

@@ -211,7 +211,8 @@ class _Reader:
             self._reject(field, raw, "not JSON", explain(error))
             return
         kind = list if name in ARRAY_DOCUMENTS else dict
-        if value is None:
+        if value is None or value in ({}, []):
+            # An empty table of Lua or array of PHP may be either.
             return
         if not isinstance(value, kind):
             expected = "an array" if kind is list else "an object"
@@ -221,7 +222,7 @@ class _Reader:
             self._cleaned(field, raw)
         if name == TRANSCRIPT_HISTORY:
             self._history(field, cast("list[JsonValue]", value))
-        elif value:
+        else:
             self._call.documents[name] = value
 
     def _history(self, field: bytes, items: list[JsonValue]) -> None:
@@ -259,7 +260,8 @@ class _Reader:
             text, cleaned = read_text(raw)
             if cleaned:
                 self._cleaned(field, raw)
-            self._call.extra[field.decode()] = text
+            if text.strip():
+                self._call.extra[field.decode()] = text
             return
         if cleaned:
             self._cleaned(field, raw)

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation, localcontext
 
 from session_bridge.contract.budget import NOTHING
-from session_bridge.contract.rates import DEFAULT_CURRENCY, PLACES, RateBook
+from session_bridge.contract.rates import PLACES, RateBook, currency_of
 from session_bridge.contract.usage import MONEY_METRICS, Connection, Meter, lines_of
 
 # Past this it is nobody's money, and Decimal's own digits would not do.
@@ -114,7 +114,7 @@ def _charge(event: Mapping[str, object]) -> _Charge:
     return _Charge(
         words["service"],
         words["provider"],
-        words["currency"] or DEFAULT_CURRENCY,
+        currency_of(words["currency"]),
         amount,
         usage,
         words["unit"],

@@ -57,7 +57,7 @@ class SweepRules:
         near_end = self.may_expire(look)
         if look.waiting:
             return Decision(Action.HOLD if near_end else Action.NOTHING, "waiting", hold=near_end)
-        if status_of(look.state["status"]) in TERMINAL or look.state["ended_at"]:
+        if status_of(look.state["status"]) in TERMINAL or self._time(look.state["ended_at"]):
             return Decision(Action.RESCUE, "ended and not asked for")
         if known is not None and known.state in _OVER and not self._lives_again(look, known):
             return Decision(Action.RESCUE, LATE_DATA)
