@@ -51,8 +51,8 @@ def test_credits_are_granted_deducted_and_shown(deployment: Any) -> None:
     assert json.loads(ok(deployment, "credits", "grant", "ada", "100", "--note", "welcome", "--json")) == {
         "tenant_id": "", "user_id": "ada", "currency": "USD", "balance_cents": "100.0000000000",
     }  # fmt: skip
-    assert "90.00" in ok(deployment, "credits", "grant", "ada", "-10")
-    worker = deployment.worker(CREDITS="floor")
+    assert "90.00" in ok(deployment, "credits", "grant", "ada", "-10", "--currency", "usd")
+    worker = deployment.worker(CREDITS="floor", CREDIT_CURRENCY="usd")
     deployment.drain("CA1", FIELDS)
     worker.stop()
     shown = json.loads(ok(deployment, "credits", "show", "ada", "--json"))

@@ -55,6 +55,17 @@ def test_a_call_with_heartbeats_lives_on(deployment: Any, call_fields: Any, unti
     worker.stop()
 
 
+@pytest.mark.parametrize("placeholder", ["0001-01-01T00:00:00Z", "0", "null", " ", "9999-12-31T23:59:59Z"])
+def test_what_a_writer_has_for_want_of_an_end_is_none(deployment: Any, call_fields: Any, placeholder: str) -> None:
+    deployment.write("CA1", alive(call_fields, "CA1") | {"ended_at": placeholder})
+    deployment.sweep()
+    assert deployment.asked("CA1") is None
+    deployment.write("CA2", alive(call_fields, "CA2") | {"ended_at": str(time.time())})
+    deployment.sweep()
+    assert deployment.asked("CA1") is None
+    assert deployment.asked("CA2") is not None
+
+
 def test_an_idle_call_is_checkpointed_and_nothing_of_it_is_touched(
     deployment: Any, call_fields: Any, until: Any
 ) -> None:

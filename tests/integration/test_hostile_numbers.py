@@ -67,6 +67,18 @@ async def test_a_number_too_wide_for_its_column_rejects_its_event_alone(bridge: 
     assert [type(expected)(argument) for argument in tool["arguments"]] == [expected]
 
 
+@pytest.mark.parametrize("amount", ["1e1000000", '"1e1000000"', "-1e999999999", "1e-1000000"])
+async def test_an_exponent_beyond_all_arithmetic_rejects_its_event_alone(bridge: Any, amount: str) -> None:
+    fields = {name: f'{{"service":"llm","{name[5:]}":{amount}}}' for name in ("cost:amount_cents", "cost:usage")}
+    await bridge.ask("CA1", {**fields, "message:1": SAID, "estimated_cost_cents": amount.strip('"')})
+    await bridge.drain()
+    assert (await bridge.call("CA1"))["total_messages"] == 1
+    kept = len(await bridge.of("CA1", "call_cost_events")) + len(await bridge.rejects("CA1"))
+    assert kept >= 2
+    if not amount.startswith("1e-"):
+        assert set(await bridge.rejects("CA1")) == {b"cost:amount_cents", b"cost:usage", b"estimated_cost_cents"}
+
+
 async def test_sums_that_no_column_can_hold_are_left_out_and_their_events_are_kept(bridge: Any) -> None:
     await bridge.ask(
         "CA1",
@@ -270,12 +282,13 @@ async def test_latencies_are_milliseconds_whatever_unit_they_came_in(bridge: Any
         "metric:4": {"metric_type": "llm_ttfb", "value": 250_000, "unit": "us"},
         "metric:5": {"metric_type": "tts_characters", "value": 0.25, "unit": "s"},
         "metric:6": {"metric_type": "own", "value": 0.25, "unit": "s"},
+        "metric:8": {"metric_type": "llm_ttfb", "value": 250_000, "unit": " Microseconds "},
     }
     await bridge.ask("CA1", {**fields, "metric:7": {"metric_type": "llm_ttfb", "value": 1e308, "unit": "s"}})
     await bridge.drain()
     rows = await bridge.of("CA1", "call_metrics")
-    assert [row["value"] for row in rows] == [250, 250, 250, 250, 0.25, 0.25]
-    assert [row["unit"] for row in rows] == ["ms", "ms", "ms", "ms", "s", "s"]
+    assert [row["value"] for row in rows] == [250, 250, 250, 250, 0.25, 0.25, 250]
+    assert [row["unit"] for row in rows] == ["ms", "ms", "ms", "ms", "s", "s", "ms"]
     assert (await bridge.call("CA1"))["avg_llm_ttfb_ms"] == 250
     assert set(await bridge.rejects("CA1")) == {b"metric:7"}
 

@@ -236,3 +236,33 @@ async def test_an_outcome_function_that_answers_with_no_text_stops_nothing(
         await bridge.ask(name, {"message:1": SAID})
         await bridge.drain()
         assert (await bridge.call(name))["outcome"] == outcome
+
+
+async def test_what_is_empty_in_some_language_says_nothing(bridge: Any) -> None:
+    await bridge.ask("CA1", {"own:word": "kept", "message:1": {"role": "user", "content": ""}})
+    await bridge.drain()
+    fields = {
+        "metadata": [],
+        "collected_data": [],
+        "objections_encountered": {},
+        "transcript_history": {},
+        "own:word": " ",
+        "message:2": {"role": "user", "content": "two", "turn_number": "", "was_interrupted": "", "confidence": ""},
+        "rag:1": {"query_text": "hours", "top_k": "", "chunks": {}},
+        "metric:1": {"metric_type": "llm_ttfb", "value": 9, "turn_number": ""},
+    }
+    await bridge.ask("CA1", fields)
+    await bridge.drain()
+    assert await bridge.rejects("CA1") == {}
+    call = await bridge.call("CA1")
+    assert (call["total_messages"], call["total_rag_retrievals"], call["extra"]) == (2, 1, {"own:word": "kept"})
+    await bridge.ask("CA2", {"metric:1": {"metric_type": "llm_ttfb", "value": ""}, "metric:2": {"metric_type": ""}})
+    await bridge.drain()
+    assert set(await bridge.rejects("CA2")) == {b"metric:1", b"metric:2"}
+
+
+async def test_a_request_for_no_moment_is_drained_like_any_other(bridge: Any) -> None:
+    await bridge.write("CA1", {"message:1": {"role": "user", "content": "hi"}})
+    await bridge.redis.zadd(bridge.bridge.keys.ready, {"CA1": "-inf"})
+    assert await bridge.bridge.loop.drain_once() == 1
+    assert await bridge.is_gone("CA1")

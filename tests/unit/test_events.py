@@ -39,6 +39,7 @@ likely = {
     "interrupted_at_turn": st.integers(0, 9),
     "identity": text,
     "turn_number": st.integers(0, 9) | st.just("3"),
+    "usage": st.sampled_from([12, "0.5", 5.551115123125783e-17, 1.2345678901234567e-09, 1e-30, "1e1000000"]),
 }
 events = st.fixed_dictionaries(
     {}, optional={name: likely.get(name, value) | value for name in names} | {"unknown": value}

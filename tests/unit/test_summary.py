@@ -68,7 +68,7 @@ def test_costs_are_added_up_by_currency_and_service_and_usage_counts_with_its_pr
         {"amount_cents": Decimal("1.5")},
         {"usage": Decimal(1000), "unit_price_cents": Decimal("0.002")},
         {"usage": Decimal(1000)},
-        {"service": "tts", "amount_cents": Decimal("0.25"), "currency": "USD"},
+        {"service": "tts", "amount_cents": Decimal("0.25"), "currency": " usd"},
         {"service": "sms", "amount_cents": Decimal(9), "currency": "EUR"},
         {"amount_cents": Decimal(4), "usage": Decimal(1), "unit_price_cents": Decimal(99)},
     )

@@ -20,6 +20,7 @@ offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(
 def test_iso_8601_is_understood_in_any_offset(moment: datetime, offset: timezone) -> None:
     assert parse_time(moment.astimezone(offset).isoformat()) == moment
     assert parse_time(moment.isoformat().replace("+00:00", "Z").replace("T", " ")) == moment
+    assert parse_time(moment.isoformat().replace("+00:00", "z").replace("T", "t")) == moment
 
 
 @given(moments)

@@ -210,6 +210,14 @@ def test_what_vapis_report_says_again_is_not_written_twice(shared_vectors: Path)
     assert {"conversation-update", "transcript", "speech-update", "model-output"} <= set(silent)
 
 
+def test_a_standard_webhook_that_brings_only_a_price_is_no_sign_of_life() -> None:
+    body = {"type": "call.updated", "timestamp": "2026-11-20T13:00:00Z", "data": {"call_sid": "CA1"}}
+    price = body | {"data": {"call_sid": "CA1", "cost:1": {"service": "llm", "amount_cents": 5}}}
+    assert "last_activity_at" not in only(standard.understand(price)).fields
+    told = body | {"data": {"call_sid": "CA1", "agent_name": "Ann"}}
+    assert only(standard.understand(told)).fields["last_activity_at"] == "2026-11-20T13:00:00+00:00"
+
+
 def test_standard_webhooks_have_the_contracts_names() -> None:
     data: dict[str, Any] = {"call_sid": "c1", "status": "busy", "metadata": {"a": 1}, "colour": "red"}
     data |= {"message:1": {"role": "user", "content": "x"}, "status_by": "me", "finalized_by": "me"}

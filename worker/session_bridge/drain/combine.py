@@ -73,7 +73,7 @@ def _name_status(call: Call) -> None:
         # Who said it and in what order tell nothing about a status that was not said; it stays among what nobody knows.
         for name in ("status_by", "status_sequence"):
             said = state.pop(name, None)
-            if said is not None:
+            if said is not None and "status_raw" not in state:
                 call.extra.setdefault(name, str(said))
 
 

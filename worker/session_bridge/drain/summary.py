@@ -11,7 +11,7 @@ from math import floor, isfinite
 from session_bridge.archive.tables import Cell
 from session_bridge.contract.event import Event
 from session_bridge.contract.fields import Family
-from session_bridge.contract.vocabulary import LATENCY_TYPES, MetricType
+from session_bridge.contract.vocabulary import MetricType
 from session_bridge.drain.call import Call
 
 # Sums that no column can hold are left out; what they are sums of is archived all the same.
@@ -22,9 +22,7 @@ def summarize(call: Call, messages: list[Event]) -> dict[str, Cell]:
     """The summary columns of `call_sessions`, but for its cost; `messages` in their order."""
     metrics: defaultdict[str, list[float]] = defaultdict(list)
     for event in call.of(Family.METRIC):
-        # A latency in a unit that nobody knows is none in milliseconds.
-        if event.unit == "ms" or event.metric_type not in LATENCY_TYPES:
-            metrics[event.metric_type].append(event.value)
+        metrics[event.metric_type].append(event.value)
     latencies = sorted(metrics.get(MetricType.USER_TO_BOT_LATENCY, ()))
     retrievals, extractions = call.of(Family.RAG), call.of(Family.EXTRACTION)
     prompt = _total(metrics.get(MetricType.LLM_PROMPT_TOKENS))

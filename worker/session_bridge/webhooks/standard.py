@@ -84,8 +84,9 @@ def understand(body: Body) -> list[News]:
             news.fields[name] = state_bytes(value).decode()
         else:
             unknown[name] = value
-    # Among events each has its own time; the state is as new as the message.
-    news.fields = facts.fields(last_activity_at=facts.iso(at)) | news.fields
+    # The state is as new as the message. Among events each has its own time: a late price is no sign of life.
+    if not all(map(EVENT_FIELD.fullmatch, news.fields)):
+        news.fields = facts.fields(last_activity_at=facts.iso(at)) | news.fields
     if "status" in news.fields and at:
         news.fields.setdefault("status_sequence", str(int(at.timestamp() * 1000)))
     news.ended = kind == ENDED or facts.is_end(news.fields.get("status", ""))
