@@ -211,7 +211,7 @@ def test_what_vapis_report_says_again_is_not_written_twice(shared_vectors: Path)
 
 
 def test_a_standard_webhook_that_brings_only_a_price_is_no_sign_of_life() -> None:
-    body = {"type": "call.updated", "timestamp": "2026-11-20T13:00:00Z", "data": {"call_sid": "CA1"}}
+    body: dict[str, Any] = {"type": "call.updated", "timestamp": "2026-11-20T13:00:00Z"}
     price = body | {"data": {"call_sid": "CA1", "cost:1": {"service": "llm", "amount_cents": 5}}}
     assert "last_activity_at" not in only(standard.understand(price)).fields
     told = body | {"data": {"call_sid": "CA1", "agent_name": "Ann"}}

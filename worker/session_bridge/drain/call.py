@@ -74,13 +74,9 @@ class Call:
         A price or a recording's link may come a day later: when it came says nothing. Nor is it known of a family that
         nobody knows, which counts only where nothing else tells.
         """
-        stamps = [
-            stamp
-            for family, events in self.events.items()
-            if family not in _AFTERWARDS
-            for event in events
-            for stamp in ((event.joined_at, event.left_at) if family is Family.PARTICIPANT else (event.timestamp,))
-        ]
+        within = [event for family, events in self.events.items() if family not in _AFTERWARDS for event in events]
+        stamps: list[str | None] = [event.timestamp for event in within]
+        stamps += [moment for party in self.of(Family.PARTICIPANT) for moment in (party.joined_at, party.left_at)]
         stamps += [_stamp(item, zone) for item in self.history]
         moments = [self.state.get(name) for name in ("last_activity_at", "answered_at", "started_at")]
         known = [stamp for stamp in stamps if stamp]
