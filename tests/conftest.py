@@ -28,6 +28,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from session_bridge.archive.migrations import migrate
+from session_bridge.archive.tables import CHILDREN, SESSIONS
 from session_bridge.embedded import EmbeddedPostgres, EmbeddedValkey
 from session_bridge.service import Bridge, open_bridge
 from session_bridge.settings import load_settings
@@ -395,6 +396,9 @@ def played() -> Iterator[PlayedProvider]:
 # -- a bridge inside the test -----------------------------------------------------------------------------------------
 
 
+_OF_THE_RECORD = {"session_id", "id", "call_sid", "archived_at", "first_archived_at", "drains"}
+
+
 class OpenBridge:
     """A bridge on real servers, driven by the test: what it is asked for it drains at once, in this process."""
 
@@ -442,6 +446,16 @@ class OpenBridge:
     async def of(self, sid: str, table: str, order: str = "sequence") -> list[dict[str, Any]]:
         """The rows of a call in one of its tables."""
         return await self.rows(f"SELECT * FROM {table} WHERE session_id = session_id_of(%s) ORDER BY {order}", sid)
+
+    async def archived(self, sid: str) -> dict[str, list[Any]]:
+        """All rows of a call by table, without what tells of its record, to be held against another call's."""
+        rows = {}
+        for table in (SESSIONS, *CHILDREN):
+            query = f"SELECT to_jsonb(t) AS row FROM {table.name} AS t WHERE {table.key[0]} = session_id_of(%s)"
+            found = [one["row"] for one in await self.rows(query, sid)]
+            kept = [{name: cell for name, cell in row.items() if name not in _OF_THE_RECORD} for row in found]
+            rows[table.name] = sorted(kept, key=json.dumps)
+        return rows
 
     async def rejects(self, sid: str) -> dict[bytes, bytes]:
         """What was not understood of a call: raw values by raw field names."""

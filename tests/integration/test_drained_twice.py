@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from session_bridge.archive.tables import CHILDREN
-
 START = "2026-11-20T10:00:00Z"
-# What tells of a record or of its drains, and not of the call.
-OF_THE_RECORD = {"session_id", "id", "call_sid", "archived_at", "first_archived_at", "drains"}
 
 
 def said(text: str, second: int, role: str = "user", **more: Any) -> dict[str, Any]:
@@ -60,17 +55,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 GO_ON = ("no status yet", "a word that is known by now")
 
 
-async def archived(opened: Any, sid: str) -> dict[str, list[Any]]:
-    """All rows of a call, by table."""
-    rows = {}
-    for table in ["call_sessions", *(table.name for table in CHILDREN)]:
-        key = "id" if table == "call_sessions" else "session_id"
-        found = await opened.rows(f"SELECT to_jsonb(t) AS row FROM {table} AS t WHERE {key} = session_id_of(%s)", sid)
-        kept = [{name: cell for name, cell in one["row"].items() if name not in OF_THE_RECORD} for one in found]
-        rows[table] = sorted(kept, key=json.dumps)
-    return rows
-
-
 @pytest.mark.parametrize(
     ("case", "first"),
     # A call that has ended does not begin again.
@@ -91,7 +75,7 @@ async def test_a_call_drained_twice_is_as_one_drained_once(bridge: Any, case: st
         await bridge.write(sid, fields)
         await bridge.redis.zadd(getattr(bridge.bridge.keys, queue), {sid: 0})
         await bridge.bridge.loop.drain_once()
-    twice, once = await archived(bridge, "CAtwice"), await archived(bridge, "CAonce")
+    twice, once = await bridge.archived("CAtwice"), await bridge.archived("CAonce")
     assert twice == once
 
 

@@ -12,15 +12,12 @@ import pytest
 
 from deployments import call_fields
 from session_bridge.archive import connection, writer
-from session_bridge.archive.tables import CHILDREN
 from session_bridge.drain import drainer
 from session_bridge.errors import ArchiveUnavailableError
 from session_bridge.live.snapshot import Claim, Queue
 
 # So many are more than a few rows together.
 CALLS = 35
-# What tells of a record, and not of the call.
-OF_THE_RECORD = {"session_id", "id", "call_sid", "archived_at", "first_archived_at"}
 
 
 def long_call(number: int) -> dict[str, str]:
@@ -34,17 +31,6 @@ def long_call(number: int) -> dict[str, str]:
     fields["rag:1"] = json.dumps({"query_text": "q", "chunks": chunks, "timestamp": 1_763_632_800})
     fields["cost:1"] = json.dumps({"service": "llm", "amount_cents": "1.250", "timestamp": 1_763_632_800})
     return fields
-
-
-async def archived(opened: Any, sid: str) -> dict[str, list[Any]]:
-    """All rows of a call, by table."""
-    rows = {}
-    for table in ["call_sessions", *(table.name for table in CHILDREN)]:
-        key = "id" if table == "call_sessions" else "session_id"
-        found = await opened.rows(f"SELECT to_jsonb(t) AS row FROM {table} AS t WHERE {key} = session_id_of(%s)", sid)
-        kept = [{name: cell for name, cell in one["row"].items() if name not in OF_THE_RECORD} for one in found]
-        rows[table] = sorted(kept, key=json.dumps)
-    return rows
 
 
 async def test_few_rows_and_many_make_the_same_archive(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +57,7 @@ async def test_few_rows_and_many_make_the_same_archive(bridge: Any, monkeypatch:
     await bridge.bridge.drainer.drain(claims)
     assert copied == [True]
     for number in range(CALLS):
-        alone, together = await archived(bridge, f"CAalone{number}"), await archived(bridge, f"CAtogether{number}")
+        alone, together = await bridge.archived(f"CAalone{number}"), await bridge.archived(f"CAtogether{number}")
         assert alone == together
         assert len(alone["call_messages"]) == len(alone["call_tool_calls"]) == 60
     [[count]] = [row.values() for row in await bridge.rows("SELECT count(*) FROM rag_chunk_contents")]
@@ -177,5 +163,5 @@ async def test_a_drain_that_was_overtaken_with_the_very_same_rows_is_no_fault_of
     assert (drains.counts.again, drains.counts.dead) == (1, 0)
     assert not await bridge.redis.exists("session-bridge:attempts")
     assert await bridge.is_gone("CA1")
-    assert len((await archived(bridge, "CA1"))["call_messages"]) == 61
+    assert len((await bridge.archived("CA1"))["call_messages"]) == 61
     assert (await bridge.call("CA1"))["drains"] == 2
