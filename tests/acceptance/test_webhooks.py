@@ -112,6 +112,15 @@ def test_a_callback_is_heard_and_the_call_archived(deployment: Any, hooks: Webho
     assert not any(secret in said for secret in ("5550100", "5550101", TOKEN, "the-path"))
 
 
+def test_a_redis_user_without_the_channel_takes_callbacks_all_the_same(deployment: Any) -> None:
+    deployment.raw.execute_command("ACL", "SETUSER", "deaf", "reset", "on", ">pw", "~*", "+@all")
+    redis_url = deployment.redis_url.replace("redis://", "redis://deaf:pw@")
+    hooks = Webhooks(deployment.environment({"EXOTEL_SECRET": "the-path", "REDIS_URL": redis_url}))
+    assert hooks.post("/exotel/the-path", {"CallSid": "e" * 32, "Status": "completed"}) == 200
+    assert deployment.asked("e" * 32) is not None
+    hooks.stop()
+
+
 def test_without_a_provider_it_says_what_to_set(deployment: Any) -> None:
     done = deployment.run("webhooks", "--port", "0")
     assert done.returncode == 2

@@ -67,7 +67,6 @@ async def _commands(patient: Patient) -> Answer:
         ("SCAN", 0, "COUNT", 1, "TYPE", "hash"),
         ("HLEN", patient.keys.session("doctor")),
         ("ZCARD", patient.keys.ready),
-        ("PUBLISH", f"{patient.keys.doctor}:nobody", ""),
     )
     refused = {}
     for command in needed:
@@ -78,6 +77,13 @@ async def _commands(patient: Patient) -> Answer:
     if refused:
         names, reason = ", ".join(refused), next(iter(refused.values()))
         return problem(f"Redis refuses {names}: {reason}", "allow them to this user; a drain needs them")
+    try:
+        await patient.redis.execute_command("PUBLISH", patient.keys.wake, "")
+    except ResponseError as error:
+        return advice(
+            f"Redis refuses PUBLISH: {error}",
+            f"allow this user &{patient.keys.wake}: until then workers only see by looking what there is to do",
+        )
     return ok("every command that a drain needs is allowed")
 
 

@@ -88,14 +88,15 @@ class Batch:
 
         Raises the error if one of `answers` is an error of Redis's state: then nothing is known to be written.
         """
-        errors = [(index, answer) for index, answer in enumerate(answers) if isinstance(answer, Exception)]
+        # Nobody owns the wake at the end, and it may fail, by a user's rights for one: workers look by themselves too.
+        owned = zip(self._owners, answers, strict=False)
+        errors = [(call, answer) for call, answer in owned if isinstance(answer, Exception)]
         for _, error in errors:
             if is_away(error):
                 raise error
         refused: dict[str, Exception] = {}
-        for index, error in errors:
-            # What belongs to no call can fail: workers wake by themselves, and a missing script shows at each call.
-            call = self._owners[index] if index < len(self._owners) else None
+        for call, error in errors:
+            # A script that could not be loaded shows at each call.
             if call is not None:
                 refused.setdefault(call.line.sid, error)
         return refused

@@ -37,7 +37,11 @@ async def request_drain(
     pipe.persist(session)
     pipe.zadd(keys.ready, {call_sid: due_ms}, lt=True)
     pipe.publish(keys.wake, due_ms)
-    await pipe.execute()
+    # Whether workers hear of it at once is no part of the request: not every user may use the channel.
+    *answers, _ = await pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
 
 
 async def withdraw_drain(redis: Redis, call_sid: str, *, keys: Keys | None = None) -> bool:

@@ -81,7 +81,8 @@ if over ~= '' then
   redis.call('HSET', key, 'finalize_reason', reason, 'finalized_by', by)
   redis.call('PERSIST', key)
   redis.call('ZADD', ready, 'LT', now, sid)
-  redis.call('PUBLISH', wake, now)
+  -- A user without rights to the channel wakes nobody; workers look by themselves too.
+  redis.pcall('PUBLISH', wake, now)
 elseif redis.call('TTL', key) ~= -1 or not redis.call('ZSCORE', ready, sid) then
   redis.call('EXPIRE', key, ttl)
 end
