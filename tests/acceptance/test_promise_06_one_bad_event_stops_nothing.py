@@ -94,3 +94,37 @@ def test_a_dead_session_written_again_meanwhile_keeps_the_newer_fields(
     deployment.until_archived("CA1")
     assert deployment.said("CA1") == ["CA1 says 0", "polite"]
     worker.stop()
+
+
+def test_a_request_for_no_time_stops_nothing(deployment: Any, call_fields: Any) -> None:
+    scores = {"CAnever": "+inf", "CAnanoseconds": "1763632800000000000", "CAalways": "-inf", "CAearly": "-1e300"}
+    worker = deployment.worker()
+    for sid in scores:
+        deployment.write(sid)
+    deployment.redis.zadd("session-bridge:ready", {"CAnever": "+inf"})
+    deployment.drain("CA1", call_fields("CA1"))
+    deployment.redis.zadd("session-bridge:ready", scores)
+    explained = {sid: deployment.run("explain", sid) for sid in scores}
+    assert "no time" in explained["CAnever"].stdout, explained["CAnever"].stderr
+    assert "no time" in explained["CAnanoseconds"].stdout, explained["CAnanoseconds"].stderr
+    assert json.loads(deployment.run("explain", "CAnever", "--json").stdout)["now"]["due_ms"] == "inf"
+    deployment.until_archived("CAalways", "CAearly")
+    assert all(done.returncode == 0 for done in explained.values())
+    assert json.loads(deployment.run("explain", "CAalways", "--json").stdout)["now"]["due_at"] is None
+    assert deployment.redis.zscore("session-bridge:ready", "CAnever") == float("inf")
+    deployment.ask("CAnever", "CAnanoseconds")
+    deployment.until_archived("CAnever", "CAnanoseconds")
+    worker.stop()
+
+
+def test_a_queue_that_somebody_made_something_else_is_said_and_waited_for(deployment: Any, call_fields: Any) -> None:
+    worker = deployment.worker()
+    deployment.redis.delete("session-bridge:ready")
+    deployment.redis.set("session-bridge:ready", "no sorted set")
+    said = worker.wait_for("worker.waiting")["reason"]
+    assert "WRONGTYPE" in said
+    assert "session-bridge:ready" in said
+    deployment.redis.delete("session-bridge:ready")
+    worker.wait_for("worker.going_on")
+    deployment.drain("CA1", call_fields("CA1"))
+    worker.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -68,11 +69,18 @@ def _said(detail: dict[str, Any]) -> str:
 
 
 def _now_in_redis(live: Whereabouts) -> dict[str, object]:
-    return asdict(live) | {"due_at": _moment(live.due_ms)}
+    score = live.due_ms
+    # JSON has no word for what is infinite.
+    shown = score if score is None or math.isfinite(score) else str(score)
+    return asdict(live) | {"due_ms": shown, "due_at": _moment(score)}
 
 
 def _moment(milliseconds: float | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """When that is; None for no score, and for one that is no time."""
+    try:
+        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _in_words(live: Whereabouts) -> str:
@@ -82,9 +90,11 @@ def _in_words(live: Whereabouts) -> str:
         ttl = "on hold" if live.ttl_seconds is None else f"expires in {live.ttl_seconds:.0f} s"
         there = f"{live.fields} fields of it are in Redis, {ttl}"
     due = _moment(live.due_ms)
-    if due is None:
+    if live.due_ms is None:
         asked = "no drain is asked for"
-    elif live.due_ms is not None and not live.due_ms.is_integer():
+    elif due is None:
+        asked = f"its drain is asked for with the score {live.due_ms:.19g}, which is no time in milliseconds since 1970"
+    elif not live.due_ms.is_integer():
         asked = f"a worker has it in hand, its lease ends {due:%H:%M:%S}"
     else:
         asked = f"its drain is due {due:%Y-%m-%d %H:%M:%S}"

@@ -24,7 +24,7 @@ from session_bridge.drain.drainer import Drainer
 from session_bridge.drain.trouble import place_of
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError
 from session_bridge.live.overview import Overview
-from session_bridge.live.sessions import LiveSessions
+from session_bridge.live.sessions import LiveSessions, first_line
 from session_bridge.live.snapshot import Claim, Claims, Queue
 from session_bridge.tasks import end_tasks
 
@@ -114,6 +114,9 @@ class DrainLoop:
         except RedisUnavailableError as error:
             self._in_trouble(error)
             return
+        except Exception as error:  # noqa: BLE001  # the worker outlives its bugs, and what others make of its queues
+            self._in_trouble(self._cannot_claim(error))
+            return
         if claims.taken:
             task = asyncio.create_task(self._drain(claims.taken))
             self._batches.add(task)
@@ -170,6 +173,15 @@ class DrainLoop:
             self._in_trouble(error)
         else:
             self._well()
+
+    def _cannot_claim(self, error: Exception) -> BridgeError:
+        # Its own words are told only where they are the server's: others may quote a call.
+        said = first_line(error) if isinstance(error, RedisError) else f"{type(error).__name__} at {place_of(error)}"
+        keys = f"{self.keys.ready} and {self.keys.checkpoints} (each a zset), and {self.keys.in_hand} (a hash)"
+        return BridgeError(
+            f"nothing can be claimed ({said}): look with TYPE at {keys}, and DEL what is something else; "
+            "what was asked for there, the sweep finds"
+        )
 
     def _in_trouble(self, error: BridgeError) -> None:
         if self.trouble != str(error):

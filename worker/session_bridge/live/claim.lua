@@ -4,7 +4,7 @@
 -- KEYS: the queue, the in-hand hash.
 -- ARGV: how many at most, the lease in milliseconds, what the keys of sessions begin with, and 'hold' if they are to be put
 -- on hold: what waits to be drained must not expire while it waits, whatever else is away.
--- Returns the lease's score, milliseconds until the next member falls due ('' if there is none), then for each member
+-- Returns the lease's score, milliseconds until the next member falls due ('' if none ever will), then for each member
 -- taken its call SID, how often it has been claimed without an outcome, this claim included, the score it had, and the
 -- bytes of memory that its session takes, 0 if it is gone.
 --
@@ -36,7 +36,7 @@ for i = 1, #taken, 2 do
   reply[#reply + 1] = redis.call('MEMORY', 'USAGE', session, 'SAMPLES', 0) or 0
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if first[2] then
+if first[2] and tonumber(first[2]) < math.huge then
   reply[2] = string.format('%.0f', math.max(0, math.ceil(tonumber(first[2]) - now)))
 end
 return reply

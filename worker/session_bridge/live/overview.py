@@ -34,7 +34,8 @@ class Whereabouts:
     """What is in Redis of one call.
 
     `ttl_seconds` is None where there is no TTL (on hold, or no session at all). `due_ms` is the request's score, None
-    if nobody asks: a whole number is when it is due, a fraction is a worker's lease.
+    if nobody asks: a whole number is when it is due, a fraction is a worker's lease. Anybody may have written a score
+    that is no time at all.
     """
 
     fields: int
@@ -62,7 +63,7 @@ class Overview:
             workers = await self._redis.zcount(self._keys.workers, now - _WORKER_GONE_MS, "+inf")
         leased = [score for _, score in members if score > now and not score.is_integer()]
         due = [score for _, score in members if score <= now]
-        oldest = (now - min(due)) / 1000 if due else 0.0
+        oldest = (now - max(0.0, min(due))) / 1000 if due else 0.0
         return Waiting(len(due), len(members) - len(due) - len(leased), len(leased), oldest, checkpoints, workers)
 
     async def asked(self) -> set[str]:

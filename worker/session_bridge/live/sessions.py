@@ -78,7 +78,8 @@ class LiveSessions:
                 queue,
                 score,
                 times=int(times) % ALONE_COUNTS,
-                due_ms=float(due),
+                # Nobody asked before 1970; a score like -inf says "at once", and is no time.
+                due_ms=max(0.0, float(due)),
                 was_alone=int(times) > ALONE_COUNTS,
                 size_bytes=size,
             )
