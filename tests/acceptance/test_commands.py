@@ -74,6 +74,21 @@ def test_a_wrong_setting_is_one_clear_line(deployment: Any) -> None:
         assert_one_clear_line(deployment.run("settings", **{setting: value}), 2, f"SESSION_BRIDGE_{setting}", word)
 
 
+@pytest.mark.parametrize("nothing", ["", "  "], ids=["empty", "blank"])
+def test_what_is_set_to_nothing_is_not_set(deployment: Any, nothing: str) -> None:
+    for command in (("migrate",), ("worker",), ("status",)):
+        half = deployment.run(*command, DATABASE_URL=nothing)
+        assert_one_clear_line(half, 2, "REDIS_URL is set and DATABASE_URL is not")
+        assert_one_clear_line(deployment.run(*command, DATABASE_URL=nothing, REDIS_URL=nothing), 2, "DATABASE_URL")
+    optional = ("READ_DATABASE_URL", "QUEUE_REDIS_URL", "HEALTH_PORT", "LIVEKIT_URL", "TWILIO_AUTH_TOKEN")
+    done = deployment.run("settings", "--json", **dict.fromkeys(optional, nothing))
+    listed = {line["name"]: line for line in json.loads(done.stdout)}
+    for name in optional:
+        line = listed[f"SESSION_BRIDGE_{name}"]
+        assert (line["value"], line["source"]) == ("", "default")
+    assert deployment.run("status", **dict.fromkeys(optional, nothing)).returncode == 0
+
+
 @pytest.mark.parametrize("outcome", ["nowhere:decide", "json:nothing", "json", "math:pi"])
 def test_an_outcome_function_that_is_none_is_one_clear_line(deployment: Any, outcome: str) -> None:
     for done in run_each(deployment, (("worker",), ("check", "-")), OUTCOME=outcome, stdin="{}"):

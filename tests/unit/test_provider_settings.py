@@ -44,7 +44,7 @@ def test_no_secret_is_shown() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "example.test", "ftp://example.test", "https://", "https://user:opensesame@example.test",
+    ["http:", "example.test", "ftp://example.test", "https://", "https://user:opensesame@example.test",
      "https://example.test/?key=opensesame", "https://example.test:port", "https://exam ple.test", "http://[::1"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["twilio_url", "exotel_url", "livekit_url"])

@@ -12,7 +12,15 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from session_bridge.contract.fields import (
@@ -162,6 +170,13 @@ class Settings(BaseSettings):
         "info", description="the least level that is logged"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_not_set(cls, value: object, info: ValidationInfo) -> object:
+        """A compose file's `DATABASE_URL=` is no address: libpq would make one of the machine's own defaults."""
+        field = cls.model_fields[info.field_name or ""]
+        return None if field.default is None and isinstance(value, str) and not value.strip() else value
+
     @field_validator("ignore_fields", "redact", "webhooks_trusted_proxies", "exotel_addresses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -288,7 +303,8 @@ def setting_lines(settings: Settings, environment: Mapping[str, str] = os.enviro
         shown = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
         if field.endswith("_url"):
             shown = without_password(shown)
-        source = "environment" if name in environment else "default" if value == info.default else "command line"
+        told = name in environment and value is not None
+        source = "environment" if told else "default" if value == info.default else "command line"
         lines.append(SettingLine(name, shown, source, info.description or ""))
     return lines
 
