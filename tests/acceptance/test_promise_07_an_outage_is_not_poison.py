@@ -8,6 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
 
 from deployments import CALL_ROW, ENTRY
 from session_bridge.live.scripts import Script
@@ -213,4 +216,28 @@ def test_requests_repeated_over_a_slow_drain_make_no_call_dead(deployment: Any, 
     deployment.until_archived("CA1")
     assert deployment.said("CA1") == ["CA1 says 0", "CA1 says 1"]
     assert json.loads(deployment.run("dead", "list", "--json").stdout) == []
+    worker.stop()
+
+
+async def test_a_request_through_arq_outlives_an_outage_of_the_sessions_redis(
+    mortal_deployment: Any, mortal_valkey: Any, redis_url: str, until: Any
+) -> None:
+    deployment = mortal_deployment
+    pool = ArqRedis(
+        ConnectionPool.from_url(redis_url),
+        job_serializer=lambda job: json.dumps(job).encode(),
+        default_queue_name="session-bridge:queue",
+    )
+    worker = deployment.worker(QUEUE_REDIS_URL=redis_url)
+    deployment.write("CA1")
+    mortal_valkey.stop()
+    job = await pool.enqueue_job("finalize_session", "CA1", reason="webhook")
+    assert job is not None
+    with redis.Redis.from_url(redis_url) as queue:
+        until(lambda: queue.exists(f"arq:retry:{job.job_id}"), "nobody began it")
+        until(lambda: not queue.exists(f"arq:in-progress:{job.job_id}"), "nobody ended it")
+    await pool.aclose(close_connection_pool=True)
+    mortal_valkey.start()
+    deployment.until_archived("CA1")
+    assert deployment.call("CA1")["finalize_reason"] == "webhook"
     worker.stop()

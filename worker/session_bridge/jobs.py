@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import structlog
 from arq import ArqRedis, Worker, cron, func
+from arq import Retry as TryAgain
 from arq.cron import CronJob
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
@@ -31,6 +32,7 @@ from session_bridge.archive.partitions import ensure_partitions
 from session_bridge.contract.fields import FinalizedBy
 from session_bridge.errors import ArchiveUnavailableError, BridgeError, RedisUnavailableError, TransactionTimeoutError
 from session_bridge.health import serve_health
+from session_bridge.live.sessions import redis_errors
 from session_bridge.recorder import request_drain
 from session_bridge.recorder.address import pool_of
 from session_bridge.service import Bridge
@@ -44,6 +46,9 @@ log = structlog.get_logger(__name__)
 Context: TypeAlias = dict[str, Any]
 
 _JOB_SECONDS = 60
+# arq forgets a job after a day; until then a request is tried again about so often.
+_REQUEST_TRIES = 3000
+_LONGEST_DEFER_SECONDS = 30
 _RESTART_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 _MINUTE = 60
@@ -54,9 +59,19 @@ _GC_THRESHOLD = (200_000, 50, 100)
 async def finalize_session(
     context: Context, call_sid: str, reason: str | None = None, by: str = FinalizedBy.COMMAND, grace: float = 0.0
 ) -> None:
-    """The arq function for applications: ask for the drain of a call, `grace` seconds from now."""
+    """The arq function for applications: ask for the drain of a call, `grace` seconds from now.
+
+    While the Redis of the sessions is away the job waits in the queue, which may be in another.
+    """
     bridge: Bridge = context["bridge"]
-    await request_drain(bridge.redis, call_sid, reason=reason, by=FinalizedBy(by), grace=grace, keys=bridge.keys)
+    try:
+        async with redis_errors():
+            await request_drain(
+                bridge.redis, call_sid, reason=reason, by=FinalizedBy(by), grace=grace, keys=bridge.keys
+            )
+    except RedisUnavailableError as error:
+        log.warning("request.waiting", call_sid=call_sid, reason=str(error))
+        raise TryAgain(defer=min(_LONGEST_DEFER_SECONDS, context["job_try"])) from error
 
 
 async def sweep(context: Context) -> None:
@@ -143,7 +158,15 @@ def _from_json(raw: bytes) -> dict[str, Any]:
 def arq_worker(bridge: Bridge) -> Worker:
     """The arq side of a worker process, not running yet."""
     return Worker(
-        functions=[func(finalize_session, name="finalize_session", keep_result=0, timeout=_JOB_SECONDS)],  # type: ignore[arg-type]  # arq's own protocol wants *args
+        functions=[
+            func(
+                finalize_session,  # type: ignore[arg-type]  # arq's own protocol wants *args
+                name="finalize_session",
+                keep_result=0,
+                timeout=_JOB_SECONDS,
+                max_tries=_REQUEST_TRIES,
+            )
+        ],
         cron_jobs=[
             _cron(sweep, **_every(bridge.settings.sweep_seconds)),
             _cron(make_partitions, hour={3, 15}, minute=17, second=0),
