@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,10 +244,16 @@ async def test_settings_that_cannot_work_are_refused_at_once(monkeypatch: pytest
     for sid in ("", "x" * 256, "a\x00b"):
         with pytest.raises(ValueError, match="call SID"):
             CallRecorder(sid)
-    with pytest.raises(ValueError, match="TTL"):
-        CallRecorder("CA1", ttl_seconds=0)
-    with pytest.raises(ValueError, match="grace"):
-        CallRecorder("CA1", grace_seconds=-1)
+    for ttl in (0, 0.5, 90.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match="TTL"):
+            CallRecorder("CA1", ttl_seconds=ttl)  # type: ignore[arg-type]  # as untyped code gives it
+    for grace in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="grace"):
+            CallRecorder("CA1", grace_seconds=grace)
+    for endless in ("inf", "1e400", "nan"):
+        monkeypatch.setenv("SESSION_BRIDGE_TTL_SECONDS", endless)
+        with pytest.raises(ValueError, match="TTL"):
+            CallRecorder("CA1")
     monkeypatch.setenv("SESSION_BRIDGE_TTL_SECONDS", "soon")
     with pytest.raises(ValueError, match="SESSION_BRIDGE_TTL_SECONDS is not a number"):
         CallRecorder("CA1")
@@ -254,6 +261,14 @@ async def test_settings_that_cannot_work_are_refused_at_once(monkeypatch: pytest
     monkeypatch.delenv("SESSION_BRIDGE_TTL_SECONDS")
     with pytest.raises(ValueError, match="REDIS_URL"):
         CallRecorder("CA1")
+
+
+async def test_a_ttl_of_whole_seconds_may_be_a_float(redis_client: Any) -> None:
+    call = CallRecorder("CA1", ttl_seconds=90.0)  # type: ignore[arg-type]  # as untyped code gives it
+    call.record_message("user", "hi")
+    assert await call.flush(5)
+    assert 80 < await redis_client.ttl("session:CA1") <= 90
+    await call.end()
 
 
 def test_outside_an_event_loop_it_says_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -28,21 +29,23 @@ def keys_or_default(keys: Keys | None) -> Keys:
     )
 
 
-def ttl_or_default(seconds: int | None) -> int:
-    """`seconds`, or `SESSION_BRIDGE_TTL_SECONDS`, or an hour; raises ValueError if that is no positive number."""
+def ttl_or_default(seconds: float | None) -> int:
+    """`seconds`, or `SESSION_BRIDGE_TTL_SECONDS`, or an hour; raises ValueError if that is no positive whole number."""
     if seconds is None:
-        seconds = int(_number("SESSION_BRIDGE_TTL_SECONDS", DEFAULT_TTL_SECONDS))
+        seconds = _number("SESSION_BRIDGE_TTL_SECONDS", DEFAULT_TTL_SECONDS)
+    if not math.isfinite(seconds) or seconds != int(seconds):
+        raise ValueError(f"a TTL is a whole number of seconds, not {seconds}")
     if seconds < 1:
         raise ValueError(f"a TTL of {seconds} seconds would delete the call at once; give at least 1")
-    return seconds
+    return int(seconds)
 
 
 def grace_or_default(seconds: float | None) -> float:
-    """`seconds`, or `SESSION_BRIDGE_GRACE_SECONDS`, or 15; raises ValueError if that is negative."""
+    """`seconds`, or `SESSION_BRIDGE_GRACE_SECONDS`, or 15; raises ValueError if that is negative or has no end."""
     if seconds is None:
         seconds = _number("SESSION_BRIDGE_GRACE_SECONDS", DEFAULT_GRACE_SECONDS)
-    if not seconds >= 0:
-        raise ValueError(f"a grace is 0 seconds or more, not {seconds}")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"a grace is 0 seconds or more, and finite, not {seconds}")
     return seconds
 
 
