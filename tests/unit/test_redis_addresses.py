@@ -38,11 +38,36 @@ def test_tls_is_for_sentinels_and_master_alike() -> None:
         ("redis+sentinel://one", "the name of the service is missing"),
         ("redis+sentinel://one/calls/x", "its database is no number"),
         ("redis+sentinel://one:port/calls", "host:port, set apart by commas"),
+        ("redis://one?ssl_cert_reqs=none", "nobody knows the option ssl_cert_reqs in redis://.*rediss://"),
+        ("unix:///run/redis.sock?socket_keepalive=true", "nobody knows the option socket_keepalive in unix://"),
+        ("unix:///run/redis.sock?ssl_ca_certs=/ca.pem", "nobody knows the option ssl_ca_certs in unix://"),
+        ("redis://one?path=/run/redis.sock", "nobody knows the option path in redis://"),
+        ("redis://one?connection_class=Mine", "nobody knows the option connection_class"),
+        ("redis://one/prod", "the database is no number"),
+        ("rediss://one/1/2", "the database is no number"),
+        ("redis://user:6379/prod@one", "%2F"),
+        ("redis://one?db=prod", "write redis://"),
     ],
 )
 def test_an_address_that_makes_no_sense_is_refused(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://one/",
+        "redis://one/?socket_keepalive=true&socket_timeout=5",
+        "rediss://one/3?ssl_cert_reqs=none&ssl_check_hostname=false&socket_keepalive=true",
+        "rediss://one?ssl_ca_certs=/ca.pem&db=3",
+        "unix:///run/redis.sock?db=3&client_name=ann&socket_timeout=5&retry_on_timeout=true",
+    ],
+)
+def test_what_an_address_may_say_makes_a_connection(url: str) -> None:
+    check_address(url)
+    connection = client_of(url, socket_keepalive=True).connection_pool.make_connection()
+    assert connection.db == (3 if "3" in url else 0)
 
 
 @pytest.mark.parametrize(

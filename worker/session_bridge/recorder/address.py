@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -15,12 +15,14 @@ _SENTINEL_PORT = 26379
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
 # Where the files of a TLS client are, in redis-py's own words; the same for sentinels and master.
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-# What the address of one server may say, besides where it is. Any other option would be a mistake in its name.
-_OPTIONS = frozenset(
-    "db username password client_name socket_timeout socket_connect_timeout socket_keepalive health_check_interval "
-    "retry_on_timeout ssl_cert_reqs ssl_check_hostname ssl_ca_data ssl_ciphers".split()
-).union(_TLS_FILES)
-_WHERE = frozenset(("connection_class", "host", "port", "path"))
+# What the address of one server may say, besides where it is. Any other option would be a mistake in its name, or mean
+# nothing on this way to the server.
+_OPTIONS = frozenset(("db", "username", "password", "client_name", "health_check_interval", "retry_on_timeout")).union(
+    ("socket_timeout", "socket_connect_timeout")
+)
+_OF_TCP = _OPTIONS | {"socket_keepalive"}
+_OF_TLS = _OF_TCP.union(("ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_data", "ssl_ciphers"), _TLS_FILES)
+_OF_SCHEMES = {"unix": _OPTIONS, "redis": _OF_TCP, "rediss": _OF_TLS}
 # What those who share the address want of their own clients: here each reads in its own way, over as many connections
 # as it takes.
 _FOR_OTHERS = frozenset(("decode_responses", "encoding", "encoding_errors", "protocol", "max_connections"))
@@ -90,8 +92,15 @@ def _options(url: str) -> dict[str, Any]:
     except ValueError:
         # Its words quote the address, and with it perhaps the password.
         raise ValueError(f"{_PLAIN_FORM}; {ESCAPES}") from None
-    if unknown := options.keys() - _WHERE - _OPTIONS - _FOR_OTHERS:
-        raise ValueError(f"nobody knows the option {min(unknown)}; there are {', '.join(sorted(_OPTIONS))}")
+    scheme, parts = _scheme(url), urlsplit(url)
+    known = _OF_SCHEMES[scheme]
+    if unknown := {name for name, _ in parse_qsl(parts.query)} - known - _FOR_OTHERS:
+        name = min(unknown)
+        tls = "; with TLS it is rediss://" if name in _OF_TLS and scheme == "redis" else ""
+        raise ValueError(f"nobody knows the option {name} in {scheme}://, there are {', '.join(sorted(known))}{tls}")
+    # redis-py would take any other word for database 0.
+    if scheme != "unix" and not (unquote(parts.path).strip("/") or "0").isdecimal():
+        raise ValueError(f"the database is no number: {_PLAIN_FORM}; {ESCAPES}")
     return {name: value for name, value in options.items() if name not in _FOR_OTHERS}
 
 
