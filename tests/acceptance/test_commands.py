@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,24 @@ def test_settings_lists_every_setting_with_its_source_and_no_password(deployment
     assert listed["DATABASE_URL"]["value"] == "host=db password=***"
     assert "sesame" not in done.stdout
     assert "SESSION_BRIDGE_BATCH_SIZE" in deployment.run("settings").stdout
+
+
+def test_what_is_told_is_told_letter_by_letter(deployment: Any) -> None:
+    sid = "room[/bold][red]:smile:[1]"
+    deployment.write(sid)
+    done = deployment.run("finalize", sid)
+    assert (done.returncode, done.stdout) == (0, f"asked for: see `session-bridge show {sid}`\n"), done.stderr
+    for command in ("show", "explain"):
+        assert deployment.run(command, sid).returncode == 0
+    without_arq = "import sys; sys.modules['arq'] = None; from session_bridge.cli import main; main()"
+    process = subprocess.run(
+        [sys.executable, "-c", without_arq, "worker"],
+        env=deployment.environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_one_clear_line(process, 1, "arq is not installed: pip install 'call-session-bridge[worker]'")
 
 
 def test_what_nobody_knows_is_one_clear_line(deployment: Any) -> None:

@@ -70,9 +70,9 @@ def compat_command(*, schema: str, drop: bool, as_json: bool) -> None:
     if as_json:
         print_json({"schema": schema, "views": list(VIEWS), "done": done, "action": "drop" if drop else "make"})
     elif drop:
-        console.print(f"dropped from {schema}" if done else f"there are none of ours in {schema}", markup=False)
+        console.print(f"dropped from {schema}" if done else f"there are none of ours in {schema}")
     else:
-        console.print(f"made in {schema}: {', '.join(VIEWS)}", markup=False)
+        console.print(f"made in {schema}: {', '.join(VIEWS)}")
 
 
 async def _compat(settings: Settings, schema: str, *, drop: bool) -> bool:

@@ -20,8 +20,9 @@ from session_bridge.errors import BridgeError, SettingsError
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# What is told may hold anything, a SID in brackets for one, and has its style from Text.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def add_command(
     sees: Sees = "all" if everything else "participant" if participant else "user" if of_user else "tenant"
     reader = Reader(role, sees, tenant, user, tenant_from, user_from)
     asyncio.run(_let_read(load_settings(), reader))
-    console.print(f"{role} reads the archive now", markup=False)
+    console.print(f"{role} reads the archive now")
 
 
 @readers_command.command("remove")
@@ -82,7 +82,7 @@ def add_command(
 def remove_command(*, role: str) -> None:
     """Let ROLE read no more; the role itself stays."""
     asyncio.run(_stop(load_settings(), role))
-    console.print(f"{role} reads nothing now", markup=False)
+    console.print(f"{role} reads nothing now")
 
 
 async def _readers(settings: Settings) -> list[Reader]:

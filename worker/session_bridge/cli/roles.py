@@ -39,7 +39,7 @@ def create_command(*, own: bool, as_json: bool) -> None:
     settings = load_settings()
     told = asyncio.run(_create(settings, own=own))
     if told is not None:
-        console.print(told, markup=False)
+        console.print(told)
     asyncio.run(_show(settings, as_json=as_json))
 
 
@@ -70,7 +70,7 @@ async def _show(settings: Settings, *, as_json: bool) -> None:
         shown = {"owner": owner, "roles": [asdict(r) for r in found], "exposed": [asdict(one) for one in exposed]}
         print_json(shown)
         return
-    console.print(f"the archive belongs to {owner}", markup=False)
+    console.print(f"the archive belongs to {owner}")
     if found:
         rows = [(r.name, r.kind, "yes" if r.exists else "no", "yes" if r.above_policies else "no") for r in found]
         print_table("roles", ("role", "is the", "exists", "above row level security"), rows)
