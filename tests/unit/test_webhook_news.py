@@ -176,6 +176,26 @@ def test_what_is_no_rooms_is_nothing_and_what_is_new_is_kept() -> None:
         livekit.understand({"hello": "world"})
 
 
+@pytest.mark.parametrize("form", [int, str])
+def test_a_livekit_recording_of_an_hour_has_its_start_and_its_length(form: type) -> None:
+    # As protobuf's JSON has it: 64 bits, in nanoseconds, as text.
+    start, length = 1_763_632_800_500_000_000, 3_600_250_000_000
+    file = {"filename": "s3://b/1.mp4", "startedAt": form(start), "endedAt": form(start + length)}
+    egress = {"egressId": "EG_1", "roomId": "RM_1", "startedAt": form(start - 10**9), "status": "EGRESS_COMPLETE"}
+    for files in ({"fileResults": [file | {"duration": form(length)}]}, {"file": file | {"duration": form(length)}}):
+        news = only(livekit.understand({"event": "egress_ended", "egressInfo": egress | files}))
+        recording = json.loads(news.fields["recording:EG_1"])
+        assert recording["duration_seconds"] == 3600.25
+        assert recording["timestamp"] == "2025-11-20T10:00:00.500000+00:00"
+    running = only(livekit.understand({"event": "egress_started", "egressInfo": egress | {"file": {"startedAt": "0"}}}))
+    assert json.loads(running.fields["recording:EG_1"])["timestamp"] == "2025-11-20T09:59:59.500000+00:00"
+    hostile: tuple[Any, ...] = (-1, 2**63, "9" * 30, "1e400", [], True)
+    for nonsense in hostile:
+        broken = egress | {"startedAt": nonsense, "file": {"duration": nonsense}}
+        event = only(livekit.understand({"event": "egress_ended", "egressInfo": broken})).fields["recording:EG_1"]
+        assert not {"duration_seconds", "timestamp"} & json.loads(event).keys()
+
+
 # -- Plivo, Vapi, Standard Webhooks -----------------------------------------------------------------------------------
 
 

@@ -32,18 +32,18 @@ def text(value: JsonValue) -> str:
     return str(value) if isinstance(value, int | float) and len(repr(value)) <= _LONGEST_NUMBER else ""
 
 
-def number(value: JsonValue) -> float | None:
+def number(value: JsonValue, below: float = 1e12) -> float | None:
     """A number that is no less than nothing and no greater than any duration or price."""
     try:
         found = float(text(value))
     except ValueError:
         return None
-    return found if 0 <= found < 1e12 else None  # noqa: PLR2004  # see above
+    return found if 0 <= found < below else None
 
 
-def whole(value: JsonValue) -> int | None:
+def whole(value: JsonValue, below: float = 1e12) -> int | None:
     """A whole number of that kind."""
-    found = number(value)
+    found = number(value, below)
     return int(found) if found is not None and found.is_integer() else None
 
 

@@ -170,8 +170,7 @@ def _recordings(news: News, egress: Mapping[str, JsonValue], revision: int) -> N
     results = egress.get("fileResults")
     files = [item for item in results if isinstance(item, dict)] if isinstance(results, list) else []
     for place, file in enumerate(files or [facts.part(egress, "file")]):
-        nanoseconds = facts.whole(file.get("duration")) if file else None
-        started = facts.whole(file.get("startedAt") or egress.get("startedAt"))
+        started = _seconds(file.get("startedAt")) or _seconds(egress.get("startedAt"))
         name = egress_id if place == 0 else f"{egress_id}.{place}"
         if not egress_id:
             continue
@@ -179,9 +178,15 @@ def _recordings(news: News, egress: Mapping[str, JsonValue], revision: int) -> N
             revision=revision,
             recording_sid=egress_id,
             recording_url=facts.text(file.get("location")) or facts.text(file.get("filename")),
-            duration_seconds=nanoseconds / _NANOSECONDS if nanoseconds is not None else None,
+            duration_seconds=_seconds(file.get("duration")),
             status=facts.text(egress.get("status")).removeprefix("EGRESS_").lower(),
             error=facts.text(egress.get("error")),
-            timestamp=facts.iso(facts.moment(started / _NANOSECONDS)) if started else None,
+            timestamp=facts.iso(facts.moment(started)) if started else None,
         )
     news.fields |= facts.fields(recording_enabled="true")
+
+
+def _seconds(nanoseconds: JsonValue) -> float | None:
+    """An egress counts in nanoseconds, 64 bits of them, its lengths and its moments alike."""
+    found = facts.whole(nanoseconds, below=2.0**63)
+    return None if found is None else found / _NANOSECONDS
