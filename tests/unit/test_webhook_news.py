@@ -304,6 +304,7 @@ def test_the_sender_is_the_last_whom_no_trusted_proxy_is() -> None:
     origin = Origin.of(None, ["10.0.0.0/8"])
     chain = "203.0.113.9, 198.51.100.7, 10.0.0.2"
     assert origin.address(scope("/", "10.0.0.1", x_forwarded_for=chain)) == "198.51.100.7"
+    assert origin.address(scope("/", "::ffff:10.0.0.1", x_forwarded_for=chain)) == "198.51.100.7"
     assert origin.address(scope("/", "192.0.2.1", x_forwarded_for=chain)) == "192.0.2.1"
     assert origin.address(scope("/", "10.0.0.1", x_forwarded_for="[2001:db8::7]:443")) == "2001:db8::7"
     assert origin.address(scope("/", "10.0.0.1", x_forwarded_for="198.51.100.7:5060")) == "198.51.100.7"

@@ -289,10 +289,11 @@ def test_vapis_secret_is_in_a_header_of_the_users_choice() -> None:
 
 
 def test_exotels_secret_is_in_the_path_and_its_addresses_are_listed() -> None:
-    provider = Exotel.of("s3cret", ["203.0.113.0/24", "2001:db8::7"])
-    for address in ("203.0.113.9", "2001:db8::7"):
+    provider = Exotel.of("s3cret", ["203.0.113.0/24", "2001:db8::7", "::ffff:192.0.2.1"])
+    # A listener of both protocols writes an IPv4 peer in IPv6's way.
+    for address in ("203.0.113.9", "2001:db8::7", "::ffff:203.0.113.9", "::ffff:192.0.2.1"):
         assert accepts(provider, Callback("POST", "", secret="s3cret", address=address))
-    for address in ("203.0.114.9", "", "unix", "203.0.113.9.example"):
+    for address in ("203.0.114.9", "::ffff:203.0.114.9", "::203.0.113.9", "", "unix", "203.0.113.9.example"):
         assert not accepts(provider, Callback("POST", "", secret="s3cret", address=address))
     assert not accepts(provider, Callback("POST", "", secret="s3cres", address="203.0.113.9"))
     assert accepts(Exotel.of("s3cret"), Callback("POST", "", secret="s3cret"))

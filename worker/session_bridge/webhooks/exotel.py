@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from zoneinfo import ZoneInfo
 
 from session_bridge.recorder.snapshot import event_id_of
 from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
-from session_bridge.webhooks.origin import networks
+from session_bridge.webhooks.origin import Networks, is_among, networks
 from session_bridge.webhooks.signature import required, same, untrusted
 
 DEFAULT_ZONE = "Asia/Kolkata"
@@ -31,7 +30,7 @@ class Exotel:
     """Requests to a path that only Exotel knows, from addresses that are its own."""
 
     secret: str = field(repr=False)
-    addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+    addresses: Networks = ()
     zone: tzinfo = field(default_factory=lambda: ZoneInfo(DEFAULT_ZONE))
     name: str = "exotel"
     path: str = "/exotel/{secret}"
@@ -52,15 +51,8 @@ class Exotel:
         """Raise UntrustedCallbackError unless the path ends in the secret and the sender is one of those listed."""
         if not same(callback.secret, self.secret):
             raise untrusted("the path does not end in the secret")
-        if self.addresses and not self._is_listed(callback.address):
+        if self.addresses and not is_among(callback.address, self.addresses):
             raise untrusted("the sender's address is not one of those listed")
-
-    def _is_listed(self, address: str) -> bool:
-        try:
-            sender = ip_address(address)
-        except ValueError:
-            return False
-        return any(sender in network for network in self.addresses)
 
     def read(self, callback: Callback) -> Body:
         """The form, the JSON or the parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -25,6 +25,16 @@ def networks(addresses: Iterable[str], whose: str) -> Networks:
         except ValueError as error:
             raise SettingsError(f"{whose}: {address} is no address; write 203.0.113.7 or 203.0.113.0/24") from error
     return tuple(found)
+
+
+def is_among(address: str, listed: Networks) -> bool:
+    """Whether this sender's address is in one of these networks; where both protocols are heard, IPv4 comes as IPv6."""
+    try:
+        sender = ip_address(address)
+    except ValueError:
+        return False
+    as_ipv4 = sender.ipv4_mapped if isinstance(sender, IPv6Address) else None
+    return any(sender in network or (as_ipv4 is not None and as_ipv4 in network) for network in listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class Origin:
             return f"{self.public_url}{after}"
         headers = Headers(scope=scope)
         scheme, host = str(scope.get("scheme", "http")), headers.get("host", "")
-        if self._is_trusted(_peer(scope)):
+        if is_among(_peer(scope), self.trusted):
             scheme = _first(headers, "x-forwarded-proto") or scheme
             host = _first(headers, "x-forwarded-host") or host
             port = _first(headers, "x-forwarded-port")
@@ -74,7 +84,7 @@ class Origin:
         """The sender's address: the first, counted from here, that is not a trusted proxy's; empty if not known."""
         address = _peer(scope)
         for before in self._forwarded_for(scope):
-            if not self._is_trusted(address):
+            if not is_among(address, self.trusted):
                 break
             address = before
         return address
@@ -82,13 +92,6 @@ class Origin:
     def _forwarded_for(self, scope: Scope) -> Iterator[str]:
         for value in reversed(Headers(scope=scope).getlist("x-forwarded-for")):
             yield from map(_without_port, reversed(value.split(",")))
-
-    def _is_trusted(self, address: str) -> bool:
-        try:
-            sender = ip_address(address)
-        except ValueError:
-            return False
-        return any(sender in network for network in self.trusted)
 
 
 _PORTS = {"http": "80", "https": "443"}
