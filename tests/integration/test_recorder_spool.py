@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import pytest
 
 from deployments import eventually
 from session_bridge.recorder import CallRecorder
+from session_bridge.recorder.spool import Spool
 
 DEAD = "redis://127.0.0.1:1/0"
 
@@ -231,3 +235,35 @@ async def test_one_redis_never_gets_what_was_recorded_for_another(
         await asyncio.sleep(0.1)
     assert list(spool.rglob("*.jsonl"))
     assert await redis_client.exists("session:other") == 0
+
+
+@pytest.mark.parametrize("refused", ["flock", "fsync"])
+def test_a_folder_that_cannot_be_had_leaves_nothing_behind(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "as on a network's disk")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl if refused == "flock" else os, refused, refuse)
+        opened = len(list(Path("/dev/fd").iterdir()))
+        for _ in range(3):
+            with pytest.raises(OSError, match="network's disk"):
+                Spool(spool).write([])
+        assert len(list(Path("/dev/fd").iterdir())) == opened
+        assert not list(spool.iterdir())
+    writer = Spool(spool)
+    writer.write([])
+    writer.forget()
+    assert [len(left.waiting) for left in Spool(spool).adopt()] == [1]
+
+
+def test_what_others_put_beside_the_spool_is_left_alone(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Spool(spool)
+    writer.write([])
+    writer.forget()
+    (spool / "elsewhere").symlink_to(next(spool.iterdir()))
+    with monkeypatch.context() as another:
+        another.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert Spool(spool).adopt() == []
+    assert len(Spool(spool).adopt()) == 1

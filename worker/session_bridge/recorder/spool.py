@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
+import stat
 import tempfile
 import threading
 from collections import deque
@@ -99,7 +101,7 @@ class Spool:
     def adopt(self) -> list[Spool]:
         """The spools that dead writers left, now locked by us."""
         try:
-            folders = sorted(path for path in self.home.iterdir() if path.name[0] != "." and path.is_dir())
+            folders = sorted(path for path in self.home.iterdir() if path.name[0] != "." and _is_our_folder(path))
         except FileNotFoundError:
             return []
         adopted = []
@@ -143,10 +145,18 @@ class Spool:
             folder = self.home / MOMENTS.stamp()[1]
             hidden = folder.with_name(f".{folder.name}")
             hidden.mkdir(mode=0o700)
-            lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            hidden.rename(folder)
-            _sync(self.home)
+            lock = None
+            try:
+                lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hidden.rename(folder)
+                _sync(self.home)
+            except BaseException:
+                for made in (hidden, folder):
+                    shutil.rmtree(made, ignore_errors=True)
+                if lock is not None:
+                    os.close(lock)
+                raise
             self._folder, self._lock = folder, lock
         return self._folder
 
@@ -181,6 +191,15 @@ def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.geteuid():
         raise PermissionError(f"{folder} belongs to another user; give spool_dir a folder of your own")
+
+
+def _is_our_folder(path: Path) -> bool:
+    """Whether this is a folder, not a link to one, that a process of our own user made."""
+    try:
+        status = path.lstat()
+    except OSError:  # its writer has just removed it
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _try_lock(folder: Path) -> int | None:
