@@ -237,6 +237,22 @@ async def test_one_redis_never_gets_what_was_recorded_for_another(
     assert await redis_client.exists("session:other") == 0
 
 
+async def test_the_same_service_of_other_sentinels_is_another_redis(spool: Path) -> None:
+    async def record(sid: str, hosts: str) -> None:
+        async with CallRecorder(sid, redis=f"redis+sentinel://{hosts}/calls", spool_dir=spool) as call:
+            call.record_message("user", "hi")
+
+    here, again, there = "127.0.0.1:1,[::1]:2", "[::1]:2,127.0.0.1:1", "127.0.0.1:1,[::1]:3"
+    await asyncio.gather(record("CA1", here), record("CA2", again), record("CA3", there))
+    calls = {
+        home.name: {
+            json.loads(line)["call_sid"] for path in home.rglob("*.jsonl") for line in path.read_bytes().splitlines()
+        }
+        for home in spool.iterdir()
+    }
+    assert sorted(map(sorted, calls.values())) == [["CA1", "CA2"], ["CA3"]]
+
+
 @pytest.mark.parametrize("refused", ["flock", "fsync"])
 def test_a_folder_that_cannot_be_had_leaves_nothing_behind(
     spool: Path, monkeypatch: pytest.MonkeyPatch, refused: str

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from session_bridge.contract.fields import DEFAULT_GRACE_SECONDS, DEFAULT_TTL_SECONDS
@@ -76,10 +77,19 @@ def connect(url: str) -> Redis:
 
 def address_of(client: Redis) -> str:
     """Which database a client talks to, without its secrets."""
-    settings: dict[str, object] = client.connection_pool.connection_kwargs
-    service = getattr(client.connection_pool, "service_name", None)
-    where = service or settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+    pool = client.connection_pool
+    settings: dict[str, object] = pool.connection_kwargs
+    if isinstance(pool, SentinelConnectionPool):
+        # Many deployments call their service the same: only with its sentinels the name says which one it is.
+        where = ",".join((pool.service_name, *sorted(map(_host_of, pool.sentinel_manager.sentinels))))
+    else:
+        where = str(settings.get("path") or _host_of(client))
     return f"{where}/{settings.get('db') or 0}"
+
+
+def _host_of(client: Redis) -> str:
+    settings: dict[str, object] = client.connection_pool.connection_kwargs
+    return f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
 
 
 def _number(name: str, default: float) -> float:
