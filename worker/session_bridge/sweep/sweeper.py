@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 _SESSIONS_AT_ONCE = 200
 # More than a sweep could ask about; those past it are held, and met again in the next round.
 _MOST_SUSPECTS = 10_000
+# A third of what the job of a sweep may take: there are providers to be asked yet.
+_LONGEST_SECONDS = 20
 _ABANDON = Decision(Action.RESCUE, EndReason.ABANDONED)
 
 
@@ -71,8 +73,8 @@ class Sweeper:
     ) -> SweepReport:
         """Look at about `keys` keys (None: at all of them), and ask for at most `limit` drains.
 
-        Where so many keys a sweep would not come round within a third of the TTL, it looks at more, for as long as half
-        of the time between two sweeps allows.
+        Where so many keys a sweep would not come round within a third of the TTL, it looks at more. It looks for no
+        longer than half of the time between two sweeps, nor than its job has: the next one goes on from there.
 
         Raises RedisUnavailableError. With the archive away it still holds and rescues what Redis alone tells it.
         """
@@ -85,6 +87,7 @@ class Sweeper:
         if cursor == 0:
             began = start
         looked, budget = 0, None if keys is None else max(keys, await self._keys_to_come_round())
+        keeps_place = budget is not None and not dry_run
         while True:
             page = await self._scan.page(cursor)
             cursor, looked = page.cursor, looked + page.keys
@@ -93,15 +96,18 @@ class Sweeper:
                 suspects += await self._visit(some, report, limit, dry_run=dry_run)
             del suspects[_MOST_SUSPECTS:]
             progress(report)
-            late = looked >= (keys or 0) and now().timestamp() - start > self._rules.sweep_seconds / 2
+            late = now().timestamp() - start > min(self._rules.sweep_seconds / 2, _LONGEST_SECONDS)
             if cursor == 0 or (budget is not None and (looked >= budget or late)):
                 break
+            if keeps_place:
+                # Whoever is ended from outside has come so far.
+                await self._scan.keep_place(cursor, began)
         report.round_complete = cursor == 0
         if report.round_complete:
             report.round_seconds = now().timestamp() - began
             if not dry_run:
                 await self._find_missing(report, datetime.fromtimestamp(began, UTC), limit)
-        if not dry_run and keys is not None:
+        if keeps_place:
             await self._scan.keep_place(cursor, began)
         if not dry_run:
             # Last: a provider that hangs delays nothing but the calls that wait for its word.
