@@ -76,6 +76,34 @@ def test_a_wrong_setting_is_one_clear_line(deployment: Any) -> None:
         assert_one_clear_line(deployment.run("settings", **{setting: value}), 2, f"SESSION_BRIDGE_{setting}", word)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("all_proxy", "socks5://user:s3same@127.0.0.1:1", "pip install socksio"),
+        ("HTTPS_PROXY", "ftp://user:s3same@127.0.0.1:1", "http://host:port"),
+        ("HTTPS_PROXY", "http://user:s3/same@127.0.0.1:1", "http://host:port"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "No such file"),
+    ],
+)
+def test_a_way_to_the_providers_that_is_none_is_one_clear_line(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    credentials = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "opensesame"}
+    done = deployment.run("worker", **credentials)
+    assert "s3" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("session-bridge: ")
+    assert name in last
+    assert advice in last
+    findings = json.loads(deployment.run("doctor", "--json", **credentials).stdout)["findings"]
+    [found] = [finding for finding in findings if finding["id"] == "providers.twilio"]
+    assert (found["verdict"], name in found["found"]) == ("problem", True)
+    assert deployment.run("status", **credentials).returncode == 0
+
+
 @pytest.mark.parametrize("nothing", ["", "  "], ids=["empty", "blank"])
 def test_what_is_set_to_nothing_is_not_set(deployment: Any, nothing: str) -> None:
     for command in (("migrate",), ("worker",), ("status",)):

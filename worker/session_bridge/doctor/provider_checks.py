@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from session_bridge.doctor.checks import Answer, Check, Patient, Verdict, advice, is_loopback, ok, problem
-from session_bridge.errors import MissingExtraError
+from session_bridge.errors import MissingExtraError, SettingsError
 from session_bridge.providers.answer import Word
 from session_bridge.providers.directory import Directory
 from session_bridge.settings import environment_name
@@ -43,11 +43,13 @@ async def _examine(name: str, patient: Patient) -> Answer:
         )
     try:
         directory.require_extra()
-    except MissingExtraError as error:
-        return problem(str(error), "install the extra: workers do not start without it")
-    try:
         # Importing the HTTP client and reading the certificates takes a moment: the other checks go on beside it.
         provider = await asyncio.to_thread(directory.find, name)
+    except MissingExtraError as error:
+        return problem(str(error), "install the extra: workers do not start without it")
+    except SettingsError as error:
+        return problem(str(error), "correct it: workers do not start with it")
+    try:
         assert provider is not None
         answer = await provider.try_credentials()
     finally:

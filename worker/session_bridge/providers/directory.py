@@ -41,7 +41,7 @@ class Directory:
     def prepare(self) -> None:
         """Get ready to ask, which takes half a second: a process that has other work does it in a thread beforehand.
 
-        Raises MissingExtraError.
+        Raises MissingExtraError, and SettingsError if the environment leads nowhere.
         """
         self.require_extra()
         if self._makers and not self._providers:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import cast
@@ -17,6 +18,7 @@ from typing import cast
 import httpx2
 from pydantic import JsonValue
 
+from session_bridge.errors import SettingsError
 from session_bridge.providers.answer import Answer, Reply, Word
 
 # A call's record has a few kilobytes, a list of rooms a few hundred for each thousand.
@@ -24,19 +26,41 @@ _LONGEST_REPLY = 8 * 1024 * 1024
 _OUTAGE_SECONDS, _REFUSED_SECONDS, _TOO_MANY_SECONDS = 10.0, 60.0, 30.0
 _LONGEST_PAUSE = 3600.0
 _CONNECTIONS = 16
+# Packed, a short reply could unpack to an endless one.
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "call-session-bridge"}
+# Where an HTTP client of Python looks, in capitals or not, for what leads it out of a closed network.
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class HttpLine:
-    """A `Line` over HTTP. `seconds` is how long an exchange may take, from the connection to the last byte."""
+    """A `Line` over HTTP. `seconds` is how long an exchange may take, from the connection to the last byte.
+
+    Proxies and certificates are those of the environment; raises SettingsError if nobody can be asked by them.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._client = httpx2.AsyncClient(
-            timeout=seconds,
-            limits=httpx2.Limits(max_connections=_CONNECTIONS),
-            # Packed, a short reply could unpack to an endless one.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "call-session-bridge"},
-        )
+        # Of what goes wrong nothing is quoted that may hold a proxy's password.
+        try:
+            self._client = httpx2.AsyncClient(
+                timeout=seconds, limits=httpx2.Limits(max_connections=_CONNECTIONS), headers=_HEADERS
+            )
+        except ImportError as error:
+            raise SettingsError(
+                f"providers are asked by a SOCKS proxy ({_set(_PROXIES)}), and a package for that is not installed: "
+                "pip install socksio, or unset it"
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"providers cannot be asked: the certificates of {_set(_CERTIFICATES)} cannot be read "
+                f"({error.strerror or type(error).__name__}): name a file that is there, or unset it"
+            ) from error
+        except (ValueError, httpx2.InvalidURL) as error:
+            raise SettingsError(
+                f"providers cannot be asked: {_set(_PROXIES)} is not the address of a proxy: write http://host:port, "
+                "or unset it"
+            ) from error
 
     async def close(self) -> None:
         """Close its connections."""
@@ -84,6 +108,11 @@ class HttpLine:
             return _unknown(f"it cannot be reached ({type(error).__name__})", _OUTAGE_SECONDS)
         except (httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError, RecursionError) as error:
             return _unknown(f"it cannot be asked ({type(error).__name__})", _OUTAGE_SECONDS)
+
+
+def _set(names: Sequence[str]) -> str:
+    """Those of these variables that are set."""
+    return ", ".join(name for name in os.environ if name.upper() in names) or " or ".join(names)
 
 
 def _unknown(why: str, pause_seconds: float = 0) -> Answer:
