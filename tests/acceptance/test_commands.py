@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,8 @@ WRONG = (
     ("BATCH_SIZE", "0", "greater"),
     ("METRIC_UNIT", "min", "'ms'"),
     ("TIME_ZONE", "Mars", "Asia/Kolkata"),
+    ("TIME_ZONE", "Europe", "Asia/Kolkata"),
+    ("EXOTEL_TIME_ZONE", "../Mars", "Asia/Kolkata"),
     ("LOG_LEVEL", "loud", "debug"),
     ("ABANDON_SECONDS", "5", "IDLE_SECONDS"),
     ("NAMESPACE", "session:x", "KEY_PREFIX"),
@@ -102,6 +105,23 @@ def test_a_way_to_the_providers_that_is_none_is_one_clear_line(
     [found] = [finding for finding in findings if finding["id"] == "providers.twilio"]
     assert (found["verdict"], name in found["found"]) == ("problem", True)
     assert deployment.run("status", **credentials).returncode == 0
+
+
+def test_without_a_time_zone_database_only_another_zone_needs_one(
+    deployment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tzdata.py").write_text("raise ModuleNotFoundError(\"No module named 'tzdata'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONTZPATH", "")
+    exotel = {"EXOTEL_ACCOUNT_SID": "acme1", "EXOTEL_API_KEY": "key", "EXOTEL_API_TOKEN": "opensesame"}
+    worker = deployment.worker(**exotel)
+    deployment.drain("CA1", {"provider": "exotel", "started_at": "2026-11-20 10:00:00"})
+    assert deployment.call("CA1")["started_at"].isoformat() == "2026-11-20T10:00:00+00:00"
+    worker.stop()
+    done = deployment.run("status", TIME_ZONE="Europe/Ghent")
+    assert_one_clear_line(
+        done, 2, "SESSION_BRIDGE_TIME_ZONE: no time zone database: install tzdata (pip install tzdata)"
+    )
 
 
 @pytest.mark.parametrize("nothing", ["", "  "], ids=["empty", "blank"])

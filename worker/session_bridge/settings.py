@@ -10,7 +10,6 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AliasChoices,
@@ -33,6 +32,7 @@ from session_bridge.contract.fields import (
 from session_bridge.contract.keys import DEFAULT_NAMESPACE, DEFAULT_PREFIX, Keys
 from session_bridge.errors import SettingsError
 from session_bridge.recorder.address import check_address
+from session_bridge.zones import zone_of
 
 PREFIX = "SESSION_BRIDGE_"
 _LONGEST_SCHEMA = 63
@@ -204,10 +204,7 @@ class Settings(BaseSettings):
     @field_validator("time_zone", "exotel_time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError("no such time zone; write a name like Asia/Kolkata") from error
+        zone_of(value)
         return value
 
     @model_validator(mode="after")
@@ -248,7 +245,7 @@ class Settings(BaseSettings):
     @property
     def zone(self) -> tzinfo:
         """The zone of times that come without one."""
-        return ZoneInfo(self.time_zone)
+        return zone_of(self.time_zone)
 
     @property
     def transaction_seconds(self) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
-from zoneinfo import ZoneInfo
 
 from pydantic import SecretStr
 
@@ -14,6 +13,7 @@ from session_bridge.providers.exotel import Exotel
 from session_bridge.providers.livekit import LiveKit
 from session_bridge.providers.twilio import Twilio
 from session_bridge.settings import Settings
+from session_bridge.zones import zone_of
 
 
 class Directory:
@@ -84,7 +84,7 @@ def _makers(settings: Settings) -> dict[str, Callable[[Line], Provider]]:
     exotel, keys = settings.exotel_account_sid, _pair(settings.exotel_api_key, settings.exotel_api_token)
     if exotel and keys:
         key, token = keys
-        zone = ZoneInfo(settings.exotel_time_zone)
+        zone = zone_of(settings.exotel_time_zone)
         makers["exotel"] = lambda line: Exotel(line, settings.exotel_url, exotel, key, token, zone, not_found)
     url, signing = settings.livekit_url, _pair(settings.livekit_api_key, settings.livekit_api_secret)
     if url and signing:

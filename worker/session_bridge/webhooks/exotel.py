@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from zoneinfo import ZoneInfo
 
+from session_bridge.errors import SettingsError
 from session_bridge.recorder.snapshot import event_id_of
 from session_bridge.webhooks import facts
 from session_bridge.webhooks.callback import Body, Callback
 from session_bridge.webhooks.news import News
 from session_bridge.webhooks.origin import Networks, is_among, networks
 from session_bridge.webhooks.signature import required, same, untrusted
+from session_bridge.zones import zone_of
 
 DEFAULT_ZONE = "Asia/Kolkata"
 _UNDERSTOOD = (
@@ -31,7 +32,7 @@ class Exotel:
 
     secret: str = field(repr=False)
     addresses: Networks = ()
-    zone: tzinfo = field(default_factory=lambda: ZoneInfo(DEFAULT_ZONE))
+    zone: tzinfo = field(default_factory=lambda: zone_of(DEFAULT_ZONE))
     name: str = "exotel"
     path: str = "/exotel/{secret}"
     methods: tuple[str, ...] = ("POST", "GET")
@@ -43,9 +44,13 @@ class Exotel:
     def of(cls, secret: str, addresses: Iterable[str] = (), time_zone: str = DEFAULT_ZONE) -> Exotel:
         """One that takes requests from these addresses or networks; none means from everywhere.
 
-        `time_zone` is that of its times, which come without one. Raises SettingsError for what is no address.
+        `time_zone` is that of its times, which come without one. Raises SettingsError for what is no address or zone.
         """
-        return cls(secret, networks(addresses, "Exotel's addresses"), ZoneInfo(time_zone))
+        try:
+            zone = zone_of(time_zone)
+        except ValueError as error:
+            raise SettingsError(f"the zone of Exotel's times: {error}") from error
+        return cls(secret, networks(addresses, "Exotel's addresses"), zone)
 
     def verify(self, callback: Callback) -> None:
         """Raise UntrustedCallbackError unless the path ends in the secret and the sender is one of those listed."""
