@@ -267,6 +267,45 @@ def test_what_is_no_form_is_refused(body: bytes) -> None:
         Callback("POST", "", {}, body).form()
 
 
+MULTIPART = {"content-type": 'multipart/form-data; charset=utf-8; boundary="----b 1"'}
+
+
+def parts(*fields: tuple[str, str], end: str = "------b 1--\r\n") -> bytes:
+    """A form as curl sends it."""
+    heads = [f'------b 1\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields]
+    return ("".join(heads) + end).encode()
+
+
+def test_a_form_may_come_in_parts() -> None:
+    body = parts(("CallSid", "e1"), ("Legs[0][Status]", "completed"), ("Note", "two\r\nlines, ₹5\r\n"), ("Empty", ""))
+    body = body.replace(b'form-data; name="Note"', b'FORM-DATA; x="a;b";\r\n name=Note')
+    file = b'------b 1\r\nContent-Disposition: form-data; name="f"; filename="f.mp3"\r\n\r\n\xff\x00\r\n'
+    callback = Callback("POST", "", MULTIPART, b"ignored\r\n" + file + body)
+    expected = [("CallSid", "e1"), ("Legs[0][Status]", "completed"), ("Note", "two\r\nlines, ₹5\r\n"), ("Empty", "")]
+    assert callback.form() == expected
+    assert only(exotel.understand(callback.fields(), INDIA)).call_sid == "e1"
+    assert len(Callback("POST", "", MULTIPART, parts(*[("a", "b")] * 1000)).form()) == 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (parts(("a", "b")), {"content-type": "multipart/form-data"}),
+        (parts(("a", "b")), {"content-type": "multipart/form-data; boundary=other"}),
+        (parts(("a", "b"), end=""), MULTIPART),
+        (parts(*[("a", "b")] * 1001), MULTIPART),
+        (parts(("a", "b")).replace(b"b\r\n-", b"\xff\r\n-"), MULTIPART),
+        (parts(("a", "b")).replace(b'"a"', b'"\xff"'), MULTIPART),
+        (parts(("a", "b")).replace(b'"a"', b";" * 1_000_000), MULTIPART),
+        (parts(("a", "b")).replace(b'name="a"', b"name*=x;name*0=y"), MULTIPART),
+        (b"", MULTIPART),
+    ],
+)
+def test_what_is_no_form_in_parts_is_refused(body: bytes, headers: dict[str, str]) -> None:
+    with pytest.raises(UnreadableCallbackError):
+        Callback("POST", "", headers, body).form()
+
+
 def test_the_first_of_several_fields_counts() -> None:
     assert Callback("POST", "", {}, b"a=1&a=2&b=").fields() == {"a": "1", "b": ""}
 

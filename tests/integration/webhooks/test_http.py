@@ -166,6 +166,15 @@ def test_a_genuine_request_of_each_provider_is_heard(serve: Callable[..., Any], 
     assert {"CA1", "secret-call", "RM_secret"} == set(client.zrange("session-bridge:ready", 0, -1))
 
 
+def test_a_form_in_parts_is_heard(serve: Callable[..., Any], redis_url: str, client: Any) -> None:
+    served = serve(redis_url)
+    form = {name: (None, value) for name, value in {"CallSid": "e1", "Status": "completed"}.items()}
+    url = served.request("exotel", {"CallSid": "e1"}).url
+    assert served.http.post(url, files=form).status_code == 200
+    assert client.hget("session:e1", "status") == "completed"
+    assert client.zscore("session-bridge:ready", "e1") is not None
+
+
 @pytest.mark.parametrize("provider", ["livekit", "retell", "elevenlabs", "standard", "vapi"])
 def test_a_body_that_cannot_be_read_is_refused_with_a_reason(
     serve: Callable[..., Any], redis_url: str, client: Any, provider: str

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import JsonValue
 
 from session_bridge.errors import UnreadableCallbackError
+from session_bridge.webhooks.multipart import form_of
 from session_bridge.webhooks.news import News
 
 Body: TypeAlias = Mapping[str, JsonValue]
@@ -40,18 +41,24 @@ class Callback:
     @property
     def is_json(self) -> bool:
         """Whether the body says that it is JSON, or looks like it and does not say that it is a form."""
-        kind = self.header("content-type").partition(";")[0].strip().lower()
+        kind = self._kind
         if kind == "application/json" or kind.endswith("+json"):
             return True
         return kind != "application/x-www-form-urlencoded" and self.body.lstrip()[:1] == b"{"
 
+    @property
+    def _kind(self) -> str:
+        return self.header("content-type").partition(";")[0].strip().lower()
+
     def form(self) -> list[tuple[str, str]]:
         """The body's form fields in their order; raises UnreadableCallbackError if it is none."""
         try:
+            if self._kind == "multipart/form-data":
+                return form_of(self.body, self.header("content-type"), _MOST_FORM_FIELDS)
             return parse_qsl(self.body.decode(), keep_blank_values=True, max_num_fields=_MOST_FORM_FIELDS)
         except ValueError as error:
             raise UnreadableCallbackError(
-                "the body is no form: it has to be UTF-8 with at most 1,000 fields"
+                "the body is no form: it has to be whole, and UTF-8 with at most 1,000 fields"
             ) from error
 
     def query(self) -> list[tuple[str, str]]:
