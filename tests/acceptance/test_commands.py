@@ -293,7 +293,9 @@ def test_what_is_told_is_told_letter_by_letter(deployment: Any) -> None:
 
 
 def test_what_nobody_knows_is_one_clear_line(deployment: Any) -> None:
-    for command in (("show", "CA7"), ("finalize", "CA7"), ("check", "CA7"), ("dead", "show", "7")):
+    # Longer than the name of any file may be.
+    longest = ("check", "ä" * 255)
+    for command in (("show", "CA7"), ("finalize", "CA7"), ("check", "CA7"), longest, ("dead", "show", "7")):
         assert_one_clear_line(deployment.run(*command), 1, command[-1])
 
 

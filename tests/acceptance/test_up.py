@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from deployments import free_port
 from session_bridge.simulate import live_fields, script
 
 PROGRAM = Path(sys.executable).with_name("session-bridge")
@@ -168,7 +169,9 @@ def test_an_interrupt_while_it_starts_leaves_nothing(folder: Path, start: Callab
 
 def test_up_runs_on_the_servers_it_is_given(folder: Path, empty_database_url: str, redis_url: str) -> None:
     addresses = {"REDIS_URL": redis_url, "DATABASE_URL": empty_database_url}
-    done = run(folder, "up", "--play", "3", "--exit", "--workers", "2", **addresses)
+    # One port for both workers: the first has it.
+    given = addresses | {"SESSION_BRIDGE_HEALTH_PORT": str(free_port())}
+    done = run(folder, "up", "--play", "3", "--exit", "--workers", "2", **given)
     assert done.returncode == 0, done.stderr
     assert "archive migrated" in done.stdout
     assert "3 of 3 calls archived" in done.stdout

@@ -33,7 +33,7 @@ def check_command(*, what: str, as_json: bool) -> None:
     1 if there are rejects.
     """
     settings = load_settings()
-    fields = _read_file(what) if what == "-" or Path(what).is_file() else asyncio.run(_read_redis(settings, what))
+    fields = _read_file(what) if what == "-" or _is_file(what) else asyncio.run(_read_redis(settings, what))
     if redaction := load_redaction(settings.redact):
         fields = redaction.fields(fields)
     understanding, outcome = understanding_of(settings), load_outcome(settings.outcome)
@@ -44,6 +44,13 @@ def check_command(*, what: str, as_json: bool) -> None:
         _print(found)
     if found.rejects:
         raise SystemExit(EXIT_ERROR)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a SID may be longer than any file's name
+        return False
 
 
 def _read_file(name: str) -> dict[bytes, bytes]:

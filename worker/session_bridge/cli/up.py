@@ -92,7 +92,13 @@ def play_command(*, calls: int, seed: int | None, speed: float, as_json: bool) -
 )
 @_seed_option
 @_speed_option
-@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Workers in this process.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Workers in this process; a health port is the first one's.",
+)
 def up_command(*, calls: int | None, and_exit: bool, data: Path, seed: int | None, speed: float, workers: int) -> None:
     """Run the whole bridge: both servers, the archive's tables, and a worker.
 
@@ -183,7 +189,9 @@ async def _up(settings: Settings, plan: _Plan) -> bool:
     """Be the workers, and meanwhile do the rest; whether all went well."""
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
-        bridges = [await stack.enter_async_context(open_bridge(settings)) for _ in range(plan.workers)]
+        # There is one port to tell of health at, and so one worker that has it.
+        others = [settings.model_copy(update={"health_port": None})] * (plan.workers - 1)
+        bridges = [await stack.enter_async_context(open_bridge(given)) for given in (settings, *others)]
         serving = [asyncio.create_task(serve(bridge, stop=stop)) for bridge in bridges]
         doing = asyncio.create_task(_do(settings, plan))
         stopping = asyncio.create_task(stop.wait())
