@@ -186,7 +186,7 @@ def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity
         "drain": identity.drains,
         "status": str(shaped.session["status"]),
         "rows": sum(map(len, shaped.rows.values())),
-        ("due" if asked else "lease_ran_out"): _moment(claim.due_ms),
+        ("due" if asked else "lease_ran_out"): datetime.fromtimestamp(claim.due_ms / 1000, UTC).isoformat(),
     }
     for name in ("finalize_reason", "finalized_by"):
         if name in call.state:
@@ -196,14 +196,6 @@ def _told(call: Call, shaped: ShapedCall, snapshot: Snapshot, identity: Identity
     if claim.times > 1:
         told["claims_without_outcome"] = claim.times - 1
     return told
-
-
-def _moment(milliseconds: float) -> str:
-    """A score as a moment; one that is none as it is."""
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
-    except (OverflowError, ValueError, OSError):
-        return str(milliseconds)
 
 
 def _guarded(outcome: OutcomeFunction) -> OutcomeFunction:
