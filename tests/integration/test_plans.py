@@ -441,6 +441,8 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
         "contents": json.dumps([{"content_hash": "\\x00", "content": "text", "language": "en"}]),
         **{name: [now] for name in ("started_at", "ended_at", "last_activity_at", "changed_at")},
         "fingerprint": ["f"],
+        "currency": ["USD"],
+        "chunk_rank": [1],
     }
     alone = {
         "missing_contents": {"tenant_id": one["tenant"]},
@@ -453,6 +455,7 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
             name: {"call_sid": sid, "session_id": session_id}
             for name in ("revive", "forget_dead_before", "book_entry", "dead_of")
         },
+        "drop_chunks": {"event_id": ["1"]},
         "keep_rejects": {"error": ["e"], "reason": ["r"], "size_bytes": [1]},
     }
     others = set(QUERIES) - set(ABOUT_EVERYTHING) - COVERED - OF_OPERATORS

@@ -26,8 +26,9 @@ log = structlog.get_logger(__name__)
 _SESSIONS_AT_ONCE = 200
 # More than a sweep could ask about; those past it are held, and met again in the next round.
 _MOST_SUSPECTS = 10_000
-# A third of what the job of a sweep may take: there are providers to be asked yet.
-_LONGEST_SECONDS = 20
+# Of the minute that its job may take: an archive that is away may take half of that to say so, and then sessions are to
+# be held yet.
+_LONGEST_SECONDS = 40
 _ABANDON = Decision(Action.RESCUE, EndReason.ABANDONED)
 
 
@@ -73,8 +74,8 @@ class Sweeper:
     ) -> SweepReport:
         """Look at about `keys` keys (None: at all of them), and ask for at most `limit` drains.
 
-        Where so many keys a sweep would not come round within a third of the TTL, it looks at more. It looks for no
-        longer than half of the time between two sweeps, nor than its job has: the next one goes on from there.
+        Where so many keys a sweep would not come round within a third of the TTL, it looks at more, for as long as half
+        of the time between two sweeps allows. It ends before its job would be cancelled, and the next one goes on.
 
         Raises RedisUnavailableError. With the archive away it still holds and rescues what Redis alone tells it.
         """
@@ -96,7 +97,8 @@ class Sweeper:
                 suspects += await self._visit(some, report, limit, dry_run=dry_run)
             del suspects[_MOST_SUSPECTS:]
             progress(report)
-            late = now().timestamp() - start > min(self._rules.sweep_seconds / 2, _LONGEST_SECONDS)
+            seconds = now().timestamp() - start
+            late = seconds > _LONGEST_SECONDS or (looked >= (keys or 0) and seconds > self._rules.sweep_seconds / 2)
             if cursor == 0 or (budget is not None and (looked >= budget or late)):
                 break
             if keeps_place:
