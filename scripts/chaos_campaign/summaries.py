@@ -21,7 +21,8 @@ def _mean_time(table: str, kind: str) -> str:
 
 
 SUMMARIES: Mapping[str, str] = {
-    "duration_seconds": "SELECT extract(epoch FROM call.ended_at - call.started_at)::float8",
+    "duration_seconds": "SELECT extract(epoch FROM call.ended_at - call.started_at)::float8 "
+    "WHERE call.ended_at >= call.started_at",
     "total_turns": (
         "SELECT count(*) FROM (SELECT role, lag(role) OVER (ORDER BY sequence) AS before FROM call_messages "
         "WHERE session_id = call.id AND role IN ('user', 'assistant')) AS said WHERE role IS DISTINCT FROM before"

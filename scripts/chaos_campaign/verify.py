@@ -140,7 +140,8 @@ def _compare_call(
 
 def _same_state(name: str, text: str, session: DictRow) -> bool:
     if name in _COMPARED_DOCUMENTS:
-        return _same(session[name], json.loads(text))
+        # What is empty says nothing.
+        return _same(session[name], json.loads(text) or None)
     return name not in _COMPARED_STATE or session[name] == text
 
 
