@@ -297,13 +297,22 @@ def test_a_form_may_come_in_parts() -> None:
         (parts(("a", "b")).replace(b"b\r\n-", b"\xff\r\n-"), MULTIPART),
         (parts(("a", "b")).replace(b'"a"', b'"\xff"'), MULTIPART),
         (parts(("a", "b")).replace(b'"a"', b";" * 1_000_000), MULTIPART),
-        (parts(("a", "b")).replace(b'name="a"', b"name*=x;name*0=y"), MULTIPART),
         (b"", MULTIPART),
     ],
 )
 def test_what_is_no_form_in_parts_is_refused(body: bytes, headers: dict[str, str]) -> None:
     with pytest.raises(UnreadableCallbackError):
         Callback("POST", "", headers, body).form()
+
+
+def test_a_head_that_python_reads_or_not_is_a_field_or_no_form() -> None:
+    body = parts(("a", "b")).replace(b'name="a"', b"name*=x;name*0=y")
+    try:
+        # Some versions of Python take such a name, others meet it with a TypeError.
+        [(_, content)] = Callback("POST", "", MULTIPART, body).form()
+        assert content == "b"
+    except UnreadableCallbackError as error:
+        assert "no form" in str(error)  # noqa: PT017  # it depends on Python which of the two holds
 
 
 def test_the_first_of_several_fields_counts() -> None:
