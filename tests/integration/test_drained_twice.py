@@ -79,6 +79,13 @@ async def test_a_call_drained_twice_is_as_one_drained_once(bridge: Any, case: st
     assert twice == once
 
 
+async def test_what_was_said_later_is_no_other_wording_of_what_was_said_before(bridge: Any) -> None:
+    for history in ([said("Yes", 1)], [said("Yes, please", 9)]):
+        await bridge.ask("CA1", {"started_at": START, "transcript_history": history})
+        await bridge.drain()
+    assert [row["content"] for row in await bridge.of("CA1", "call_messages")] == ["Yes", "Yes, please"]
+
+
 async def test_a_later_word_that_nobody_knows_is_kept_beside_what_is_known(bridge: Any) -> None:
     for word in ("active", "transferring"):
         await bridge.write("CA1", {"started_at": START, "status": word})

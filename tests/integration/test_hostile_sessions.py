@@ -256,9 +256,12 @@ async def test_what_is_empty_in_some_language_says_nothing(bridge: Any) -> None:
     assert await bridge.rejects("CA1") == {}
     call = await bridge.call("CA1")
     assert (call["total_messages"], call["total_rag_retrievals"], call["extra"]) == (2, 1, {"own:word": "kept"})
-    await bridge.ask("CA2", {"metric:1": {"metric_type": "llm_ttfb", "value": ""}, "metric:2": {"metric_type": ""}})
+    needed = {"metric:1": {"metric_type": "llm_ttfb", "value": ""}, "metric:2": {"metric_type": ""}}
+    # Within a chunk it would take the others with it.
+    chunk = {"rag:1": {"query_text": "hours", "chunks": [{"content": "nine to five", "score": ""}]}}
+    await bridge.ask("CA2", needed | chunk)
     await bridge.drain()
-    assert set(await bridge.rejects("CA2")) == {b"metric:1", b"metric:2"}
+    assert set(await bridge.rejects("CA2")) == {b"metric:1", b"metric:2", b"rag:1"}
 
 
 async def test_a_request_for_no_moment_is_drained_like_any_other(bridge: Any) -> None:

@@ -264,8 +264,10 @@ def _is_rewritten(before: dict[str, JsonValue], after: dict[str, JsonValue]) -> 
     said, now = before.get("content"), after.get("content")
     if before.get("role") != after.get("role") or not isinstance(said, str) or not isinstance(now, str):
         return False
-    time = before.get("timestamp")
-    return (time is not None and time == after.get("timestamp")) or now.startswith(said) or said.startswith(now)
+    times = before.get("timestamp"), after.get("timestamp")
+    if None not in times:
+        return times[0] == times[1]
+    return now.startswith(said) or said.startswith(now)
 
 
 def _within(part: list[dict[str, JsonValue]], whole: list[dict[str, JsonValue]]) -> bool:

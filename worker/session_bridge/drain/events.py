@@ -177,7 +177,8 @@ def _validated(model: FamilyModel, value: dict[str, JsonValue]) -> dict[str, Val
     try:
         return cast("dict[str, Value]", model.validator.validate_python(value))
     except ValidationError as error:
-        empty = {detail["loc"][0] for detail in error.errors() if detail["input"] in ("", {})}
+        faults = error.errors()
+        empty = {fault["loc"][0] for fault in faults if len(fault["loc"]) == 1 and fault["input"] in ("", {})}
         if not empty:
             raise
         rest = {name: one for name, one in value.items() if name not in empty}
