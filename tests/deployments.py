@@ -268,9 +268,11 @@ class Deployment:
             assert self.state(sid) == "archived", sid
 
     def drain(self, sid: str, fields: Mapping[str, object]) -> dict[str, Any]:
-        """Write, ask, wait for a running worker, and return the row."""
-        self.redis.hset(f"session:{sid}", mapping=dict(fields))
-        self.ask(sid)
+        """Write and ask in one transaction, that no sweep may ask between; wait for a worker, and return the row."""
+        with self.redis.pipeline() as together:
+            together.hset(f"session:{sid}", mapping=dict(fields))
+            together.zadd("session-bridge:ready", {sid: str(int(time.time() * 1000))})
+            together.execute()
         self.until_archived(sid)
         return self.call(sid)
 

@@ -98,10 +98,10 @@ def test_a_dead_session_written_again_meanwhile_keeps_the_newer_fields(
 
 def test_a_request_for_no_time_stops_nothing(deployment: Any, call_fields: Any) -> None:
     scores = {"CAnever": "+inf", "CAnanoseconds": "1763632800000000000", "CAalways": "-inf", "CAearly": "-1e300"}
-    worker = deployment.worker()
     for sid in scores:
         deployment.write(sid)
     deployment.redis.zadd("session-bridge:ready", {"CAnever": "+inf"})
+    worker = deployment.worker()
     deployment.drain("CA1", call_fields("CA1"))
     deployment.redis.zadd("session-bridge:ready", scores)
     explained = {sid: deployment.run("explain", sid) for sid in scores}
@@ -115,6 +115,7 @@ def test_a_request_for_no_time_stops_nothing(deployment: Any, call_fields: Any) 
     deployment.ask("CAnever", "CAnanoseconds")
     deployment.until_archived("CAnever", "CAnanoseconds")
     worker.stop()
+    assert not worker.said("worker.waiting"), "it is no trouble of a server"
 
 
 def test_a_queue_that_somebody_made_something_else_is_said_and_waited_for(deployment: Any, call_fields: Any) -> None:

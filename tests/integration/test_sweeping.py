@@ -72,3 +72,19 @@ async def test_a_sweep_ends_long_before_its_job_would_be_cancelled(slow: Any, mo
         rounds += 1
         assert pages == 7 * rounds, "it goes on for 40 seconds, and no longer"
     assert rounds >= 1
+
+
+async def test_who_asks_while_a_sweep_looks_has_asked(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bridge.redis.hset("session:CA1", mapping={"provider": "twilio", "status": "completed"})
+    scan = bridge.bridge.sweeper._scan
+    request = scan.request
+
+    async def asked_before(reasons: dict[str, str]) -> None:
+        assert reasons == {"CA1": "ended and not asked for"}
+        await bridge.redis.zadd("session-bridge:ready", {"CA1": 1})
+        await request(reasons)
+
+    monkeypatch.setattr(scan, "request", asked_before)
+    await bridge.bridge.sweeper.sweep(limit=100)
+    assert await bridge.redis.zscore("session-bridge:ready", "CA1") == 1
+    assert await bridge.redis.hkeys("session:CA1") == [b"provider", b"status"]
