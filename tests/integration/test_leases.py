@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from deployments import eventually
+from session_bridge.drain import loop
 from session_bridge.live.snapshot import Claim, Queue, Release, Snapshot
 
 
@@ -63,3 +64,52 @@ async def test_the_first_batches_of_a_backlog_are_small(bridge_with: Any, monkey
     go_on.set()
     await running
     await opened.loop.finish(5)
+
+
+async def test_what_comes_while_two_small_batches_are_under_way_shares_the_next(
+    bridge_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = (await bridge_with(concurrency=6)).bridge
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 60)
+    batches: list[tuple[int, asyncio.Event]] = []
+
+    async def held(claims: list[Claim]) -> None:
+        batches.append((len(claims), go_on := asyncio.Event()))
+        await go_on.wait()
+
+    async def due(*call_sids: str) -> None:
+        await opened.redis.zadd(opened.keys.ready, dict.fromkeys(call_sids, 1))
+        await opened.redis.publish(opened.keys.wake, 1)
+
+    monkeypatch.setattr(opened.drainer, "drain", held)
+    running = asyncio.create_task(opened.loop.run())
+    await eventually(lambda: _is_listened_to(opened))
+    await due("CA0")
+    await eventually(lambda: len(batches) == 1)
+    await due("CA1")
+    await eventually(lambda: len(batches) == 2)
+    await due("CA2")
+    await due("CA3")
+    await asyncio.sleep(0.2)
+    assert [size for size, _ in batches] == [1, 1]
+    batches[0][1].set()
+    await eventually(lambda: len(batches) == 3)
+    assert batches[2][0] == 2
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 0.01)
+    batches[1][1].set()
+    await eventually(lambda: len(opened.loop._batches) == 1)
+    await due("CA4")
+    await eventually(lambda: len(batches) == 4)
+    await due("CA5")
+    await eventually(lambda: len(batches) == 5)
+    assert len(opened.loop._batches) == 3, "two that last long keep nobody waiting"
+    opened.loop.stop()
+    for _, go_on in batches:
+        go_on.set()
+    await running
+    await opened.loop.finish(5)
+
+
+async def _is_listened_to(opened: Any) -> bool:
+    [(_, listeners)] = await opened.redis.pubsub_numsub(opened.keys.wake)
+    return bool(listeners)

@@ -438,7 +438,9 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
         "field_raw": [b"f"],
         "raw": [b"r"],
         "calls": json.dumps([call], default=str),
-        "contents": json.dumps([{"content_hash": "\\x00", "content": "text", "language": "en"}]),
+        "contents": json.dumps(
+            [{"month": str(one["month"]), "tenant_id": one["tenant"], "content_hash": "\\x00", "content": "text"}]
+        ),
         **{name: [now] for name in ("started_at", "ended_at", "last_activity_at", "changed_at")},
         "fingerprint": ["f"],
         "currency": ["USD"],
@@ -446,7 +448,6 @@ def test_every_other_query_uses_an_index_too(explainer: Explainer, one: dict[str
     }
     alone = {
         "missing_contents": {"tenant_id": one["tenant"]},
-        "keep_contents": {"tenant_id": one["tenant"]},
         "enter_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "error": "e", "reason": "r"},
         "mark_dead": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},
         "enter_dead_call": {"call_sid": sid, "session_id": session_id, "tenant_id": None, "generation": 1, "at": now},

@@ -50,10 +50,18 @@ def _insert(table: Table, place: int) -> sql.Composed:
 
 def json_text(table: Table, rows: Sequence[Row]) -> str:
     """The rows of `table` as those statements take them. Text may hold neither U+0000 nor lone surrogates."""
-    documents: list[dict[str, object]] = [dict(zip(table.columns, row, strict=True)) for row in rows]
+    document = _document_of(table)
+    documents = [document(*row) for row in rows]
     for column in table.json_columns:
-        for document in documents:
+        for one in documents:
             # JSON goes in as it is: read once more it would only be written once more.
-            if isinstance(text := document[column], str):
-                document[column] = msgspec.Raw(text.encode())
+            if isinstance(text := getattr(one, column), str):
+                setattr(one, column, msgspec.Raw(text.encode()))
     return _encoder.encode(documents).decode()
+
+
+@cache
+def _document_of(table: Table) -> type[msgspec.Struct]:
+    """A row of `table` as an object in JSON, by name of column. A NULL is left out: many columns of most rows are."""
+    fields = [(column, object, None) for column in table.columns]
+    return msgspec.defstruct("Document", fields, omit_defaults=True, gc=False)

@@ -81,9 +81,10 @@ WHERE NOT EXISTS (
 -- name: keep_contents
 -- Keep chunk texts, in one order everywhere, for two workers may bring the same ones.
 INSERT INTO rag_chunk_contents (month, tenant_id, content_hash, content, language)
-SELECT %(month)s, %(tenant_id)s, content_hash::bytea, content, language
-FROM json_to_recordset(%(contents)s::json) AS kept (content_hash text, content text, language text)
-ORDER BY content_hash
+SELECT month, tenant_id, content_hash::bytea, content, language
+FROM json_to_recordset(%(contents)s::json)
+    AS kept (month date, tenant_id text, content_hash text, content text, language text)
+ORDER BY month, tenant_id COLLATE "C", content_hash
 ON CONFLICT DO NOTHING;
 
 -- name: drop_history

@@ -14,10 +14,11 @@ import psycopg
 
 from session_bridge.archive.book import Drained, advance, ask_to_advance, session_time
 from session_bridge.archive.charges import Charge
-from session_bridge.archive.connection import ArchiveConnections, Connection, fetch, run
+from session_bridge.archive.connection import ArchiveConnections, Connection, run
 from session_bridge.archive.copy import Copy, copy_all, copy_of
 from session_bridge.archive.insert import insert_statement, json_text, merge_statement
 from session_bridge.archive.journal import JOURNAL, Entry
+from session_bridge.archive.sql import QUERIES
 from session_bridge.archive.tables import CHILDREN, COST_BREAKDOWNS, RAG_CHUNKS, SESSIONS, Cell, Row, Table
 
 _Item = TypeVar("_Item")
@@ -169,8 +170,7 @@ async def _insert(connection: Connection, batch: Batch) -> None:
     for table, text in batch.merged.items():
         await _execute(connection, merge_statement(table), text)
     if not batch.copied:
-        for shelf in _shelves(batch.calls):
-            await _keep(connection, shelf, shelf.contents)
+        await _keep(connection, [row for shelf in _shelves(batch.calls) for row in shelf.rows(shelf.contents)])
 
 
 async def _execute(connection: Connection, statement: bytes, *texts: str) -> None:
@@ -181,6 +181,16 @@ async def _execute(connection: Connection, statement: bytes, *texts: str) -> Non
 # -- what is shared between calls, or was not understood ------------------------------------------------------------
 
 
+class _Content(msgspec.Struct, frozen=True):
+    """A row of `rag_chunk_contents`."""
+
+    month: date
+    tenant_id: str
+    content_hash: str
+    content: str
+    language: Cell
+
+
 @dataclass(frozen=True, slots=True)
 class _Shelf:
     """The distinct chunk texts of a month and tenant, each with its language, by their hashes."""
@@ -188,6 +198,15 @@ class _Shelf:
     month: date
     tenant_id: str
     contents: dict[str, tuple[str, Cell]] = field(default_factory=dict)
+
+    @property
+    def question(self) -> dict[str, object]:
+        """The parameters of `missing_contents`."""
+        return {"month": self.month, "tenant_id": self.tenant_id, "hashes": ",".join(self.contents)}
+
+    def rows(self, hashes: Iterable[str]) -> list[_Content]:
+        """Those of the texts that have these hashes, as `keep_contents` takes them."""
+        return [_Content(self.month, self.tenant_id, digest, *self.contents[digest]) for digest in hashes]
 
 
 def _shelves(calls: Sequence[WritableCall]) -> list[_Shelf]:
@@ -205,20 +224,19 @@ def _shelves(calls: Sequence[WritableCall]) -> list[_Shelf]:
 
 async def _keep_contents(connection: Connection, calls: Sequence[WritableCall]) -> None:
     """Keep each distinct chunk text of a month and tenant once; only those not kept yet are sent."""
-    for shelf in _shelves(calls):
-        asked = {"month": shelf.month, "tenant_id": shelf.tenant_id, "hashes": ",".join(shelf.contents)}
-        if missing := await fetch(connection, "missing_contents", **asked):
-            await _keep(connection, shelf, [content_hash for (content_hash,) in missing])
+    shelves = _shelves(calls)
+    async with connection.pipeline():
+        asked = [await connection.execute(QUERIES["missing_contents"], shelf.question) for shelf in shelves]
+    contents: list[_Content] = []
+    for shelf, cursor in zip(shelves, asked, strict=True):
+        contents += shelf.rows(content_hash for (content_hash,) in await cursor.fetchall())
+    await _keep(connection, contents)
 
 
-async def _keep(connection: Connection, shelf: _Shelf, hashes: Iterable[str]) -> None:
-    """Keep these texts of a shelf, but for those that are kept already."""
-    kept = []
-    for content_hash in hashes:
-        content, language = shelf.contents[content_hash]
-        kept.append({"content_hash": content_hash, "content": content, "language": language})
-    contents = msgspec.json.encode(kept).decode()
-    await run(connection, "keep_contents", month=shelf.month, tenant_id=shelf.tenant_id, contents=contents)
+async def _keep(connection: Connection, contents: Sequence[_Content]) -> None:
+    """Keep these texts, but for those that are kept already."""
+    if contents:
+        await run(connection, "keep_contents", contents=msgspec.json.encode(contents).decode())
 
 
 async def _keep_rejects(connection: Connection, calls: Sequence[WritableCall], fetch_field: FetchField) -> None:

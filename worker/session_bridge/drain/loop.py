@@ -36,6 +36,9 @@ _LIFE_SECONDS = 5.0
 # Of so many looks, one begins with the checkpoints: a backlog must not keep long calls from being written down.
 _CHECKPOINTS_EVERY = 4
 _FIRST_PART = 16
+# Each transaction has a cost of its own. Where so few calls are due at once, those that come while one batch is written
+# and another understood share the next, unless neither ends soon.
+_FEW = 25
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class DrainLoop:
     _pause: float = 0
     _looks: int = 0
     _size: int = 0
+    _few: bool = False
 
     async def run(self) -> None:
         """Work until `stop`. Servers that are away are waited for; only a bug ends this otherwise."""
@@ -103,12 +107,16 @@ class DrainLoop:
     # -- one look ---------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        self._woken.clear()
         if len(self._batches) > self.concurrency:
-            await _first(asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED), self._stopping.wait())
+            await self._wait_for_a_batch()
             return
+        if self._few and len(self._batches) > 1:
+            await self._wait_for_a_batch(_POLL_SECONDS)
         if self._pause:
             await self._wait(self._pause)
+        if self._stopping.is_set():
+            return
+        self._woken.clear()
         try:
             claims = await self._claim(self._next_size())
         except RedisUnavailableError as error:
@@ -118,6 +126,7 @@ class DrainLoop:
             self._in_trouble(self._cannot_claim(error))
             return
         if claims.taken:
+            self._few = len(claims.taken) < _FEW and claims.next_due != 0
             task = asyncio.create_task(self._drain(claims.taken))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
@@ -129,6 +138,11 @@ class DrainLoop:
         elif not self.ready:
             await self._try_archive()
         await self._wait(_POLL_SECONDS if claims.next_due is None else min(_POLL_SECONDS, claims.next_due))
+
+    async def _wait_for_a_batch(self, seconds: float | None = None) -> None:
+        """Wait until one of the batches is over; no longer than `seconds`, and not once it is stopped."""
+        over = asyncio.wait(self._batches, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await _first(over, self._stopping.wait())
 
     def _next_size(self) -> int:
         """How many calls the next batch may have.
