@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -174,6 +175,22 @@ async def test_a_refresh_brings_the_numbers_up_to_date(some: Any) -> None:
     for one in await freshness(connections):
         assert one.seconds > 0
         assert ids.now() - one.refreshed_at < timedelta(minutes=5)
+
+
+async def test_ids_as_long_as_they_may_be_keep_no_refresh_from_ending(bridge: Any) -> None:
+    draw = random.Random(1)  # nothing that PostgreSQL could compress
+    longest, too_long = (
+        "".join(chr(draw.randrange(0x1F300, 0x1FAFF)) for _ in range(length)) for length in (255, 2000)
+    )
+    await bridge.ask("a", call(agent_id=longest, tenant_id=longest, user_id=longest))
+    await bridge.ask("b", call(agent_id=too_long))
+    await bridge.drain()
+    assert len(await refresh_views(bridge.bridge.connections)) == 2
+    assert await bridge.rows("SELECT tenant_id, agent_id FROM performance_stats ORDER BY tenant_id") == [
+        {"tenant_id": "acme", "agent_id": ""},
+        {"tenant_id": longest, "agent_id": longest},
+    ]
+    assert await bridge.rejects("b") == {b"agent_id": too_long.encode()}
 
 
 async def test_one_refresh_at_a_time_also_without_session_locks(some: Any, database_url: str) -> None:

@@ -276,6 +276,14 @@ def test_a_price_that_no_column_holds_is_no_charge_and_kept(name: str, path: tup
         assert rejects(item) == []
 
 
+def test_a_figure_without_a_name_is_kept() -> None:
+    report = copy.deepcopy(REPORTS["vapi"])
+    report["message"]["artifact"]["performanceMetrics"][""] = 4711
+    news = understand("vapi", report)
+    assert "4711" in json.dumps([item.fields for item in news], default=str)
+    assert [rejects(item) for item in news] == [[]] * len(news)
+
+
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every container within, with each of its keys."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -94,7 +94,7 @@ DEFAULT_GRACE_SECONDS = 15.0
 DEFAULT_MAX_FIELD_BYTES = 8 * 1024 * 1024
 DEFAULT_MAX_EVENTS = 200_000
 # They are part of an index's key, which PostgreSQL limits; so is a currency.
-INDEXED_IDS = frozenset(("tenant_id", "user_id"))
+INDEXED_IDS = frozenset(("tenant_id", "user_id", "agent_id"))
 MAX_INDEXED_ID_LENGTH = 255
 DEFAULT_IGNORE_FIELDS = ("audio_*", "*_buffer")
 

@@ -1,11 +1,10 @@
 -- Asks for a live session to be drained, if it still is there.
--- KEYS: the live session, the ready set.  ARGV: call SID, why, by whom.
--- A request that somebody else made, be it since the session was looked at, stays as it is: what nobody gave as a
--- reason is none. Returns 1 if the session is there, else 0.
+-- KEYS: the live session, the ready set.  ARGV: call SID, why ('' to leave that as it is), by whom.
+-- A request that somebody else made stays as it is, also one without a reason. Returns 1 if the session is there, else 0.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
-if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+if ARGV[2] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
   redis.call('HSETNX', KEYS[1], 'finalize_reason', ARGV[2])
   redis.call('HSETNX', KEYS[1], 'finalized_by', ARGV[3])
 end

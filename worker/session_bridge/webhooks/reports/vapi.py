@@ -246,7 +246,7 @@ def _metrics(report: ReportFields, metrics: Part) -> None:
         for name, metric in _TURN_LATENCIES.items():
             report.metric(f"{metric}-{place:06}", metric, part.number(name), "ms", turn_number=place)
         report.kept(f"turn-latency-{place:04}", part.rest() if isinstance(item, dict) else item)
-    for name in metrics.names():
+    for name in filter(None, metrics.names()):
         value = metrics.look_number(name)
         plain = name.removesuffix("Average")
         if plain == name or turns:
