@@ -157,15 +157,16 @@ async def test_a_key_of_an_index_that_is_too_long_harms_nothing_but_itself(bridg
             "rag:1": {"query_text": long, "chunks": [{"chunk_id": long, "content": long}]},
             "participant:1": {"identity": long},
             "agent_id": long,
+            "agent_name": long,
             long: long,
         },
     )
     await bridge.drain()
     call = await bridge.call("CA1")
-    assert (call["tenant_id"], call["agent_id"], call["extra"]) == (None, long, {long: long})
+    assert [call[name] for name in ("tenant_id", "agent_id", "agent_name", "extra")] == [None, None, long, {long: long}]
     rejected = await bridge.rejects("CA1")
-    assert set(rejected) == {b"tenant_id", b"cost:1"}
-    assert rejected[b"tenant_id"] == long.encode()
+    assert set(rejected) == {b"tenant_id", b"agent_id", b"cost:1"}
+    assert rejected[b"tenant_id"] == rejected[b"agent_id"] == long.encode()
     assert [row["service"] for row in await bridge.of("CA1", "call_cost_events")] == [long]
 
 
