@@ -49,6 +49,7 @@ async def test_a_backlog_is_shared_out_in_ever_smaller_batches(bridge: Any) -> N
 
 async def test_the_first_batches_of_a_backlog_are_small(bridge_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = (await bridge_with(batch_size=64, concurrency=6)).bridge
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 600)  # none of them waits for another
     sizes, go_on = [], asyncio.Event()
 
     async def held(claims: list[Claim]) -> None:
@@ -69,8 +70,8 @@ async def test_the_first_batches_of_a_backlog_are_small(bridge_with: Any, monkey
 async def test_what_comes_while_two_small_batches_are_under_way_shares_the_next(
     bridge_with: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = (await bridge_with(concurrency=6)).bridge
-    monkeypatch.setattr(loop, "_POLL_SECONDS", 60)
+    opened = (await bridge_with(batch_size=400, concurrency=6)).bridge
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 600)
     batches: list[tuple[int, asyncio.Event]] = []
 
     async def held(claims: list[Claim]) -> None:
@@ -103,6 +104,14 @@ async def test_what_comes_while_two_small_batches_are_under_way_shares_the_next(
     await due("CA5")
     await eventually(lambda: len(batches) == 5)
     assert len(opened.loop._batches) == 3, "two that last long keep nobody waiting"
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 600)
+    for number in range(2, 5):
+        batches[number][1].set()
+    await eventually(lambda: not opened.loop._batches)
+    for number in range(3):
+        await due(*(f"CA{number}-{place}" for place in range(25)))
+        await eventually(lambda: sum(size for size, _ in batches) >= 6 + 25 * (number + 1))  # noqa: B023  # awaited here
+    assert len(opened.loop._batches) > 2, "many calls are worth a transaction of their own"
     opened.loop.stop()
     for _, go_on in batches:
         go_on.set()

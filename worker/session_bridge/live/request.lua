@@ -1,6 +1,7 @@
 -- Asks for a live session to be drained, if it still is there.
 -- KEYS: the live session, the ready set.  ARGV: call SID, why ('' to leave that as it is), by whom.
--- A request that somebody else made stays as it is, also one without a reason. Returns 1 if the session is there, else 0.
+-- A request that somebody else made stays as it is, also one without a reason.
+-- Returns 1 if the session is there, else 0.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
